@@ -1,0 +1,18 @@
+//! pipewarden makes end-of-file arrive.
+//!
+//! It knows which process holds which end of which pipe, so that a supervisor whose command has
+//! ended can end exactly the process that keeps the pipe open, or let go of exactly that pipe.
+//!
+//! The rooms, from the bottom up (arrows point one way):
+//!
+//! - [`pipe`]: the vocabulary; no I/O.
+//! - [`process`]: what `/proc` says about one process: identity, descriptors, children.
+//! - [`ownership`]: who holds which pipe, whatever the source of that knowledge.
+//! - [`act`]: the only file that signals a process we did not spawn.
+//! - [`audit`]: every escape, signal and refusal as one record.
+//! - [`run`]: the supervisor.
+//! - [`cli`]: arguments, and how results are printed.
+
+pub mod cli;
+pub mod pipe;
+pub mod process;

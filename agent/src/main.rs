@@ -1,0 +1,5 @@
+//! `pipewarden`: parse, dispatch, exit code.
+
+fn main() -> std::process::ExitCode {
+    pipewarden::cli::main()
+}

@@ -1,0 +1,80 @@
+//! Who descends from whom.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use super::stat::Stat;
+
+/// The children of a process, of all its threads: `/proc/PID/task/TID/children`.
+///
+/// The kernel builds the list while we read it: a child whose elder sibling dies in that moment can
+/// be missing from one reading. A caller that must be sure reads again.
+///
+/// # Errors
+///
+/// [`is_gone`](super::is_gone) when the process is no more, and `Unsupported` on a kernel without
+/// `CONFIG_PROC_CHILDREN`.
+pub fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    let mut answered = false;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let mut path = task?.path();
+        path.push("children");
+        match fs::read_to_string(&path) {
+            Ok(list) => {
+                answered = true;
+                found.extend(list.split_ascii_whitespace().filter_map(|n| n.parse::<i32>().ok()));
+            }
+            Err(error) if super::is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Every task gone is a process that ended; a live one without the file is a kernel without it.
+    if !answered && Stat::read(pid).is_ok_and(|stat| !stat.is_dead()) {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN)",
+        ));
+    }
+    Ok(found)
+}
+
+/// Every process below `root`, parents before their children, without those at or below `except`.
+///
+/// A process that moves while we walk (its parent died and it became `root`'s child) can be missed
+/// once; it is found by the next walk, because then it is a child of `root`.
+///
+/// # Errors
+///
+/// As for [`children`] of `root` itself; a process further down that ends meanwhile is no error.
+pub fn descendants(root: i32, except: &HashSet<i32>) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::from([root]);
+    let mut queue = children(root)?;
+    while let Some(pid) = queue.pop() {
+        if except.contains(&pid) || !seen.insert(pid) {
+            continue;
+        }
+        found.push(pid);
+        if let Ok(more) = children(pid) {
+            queue.extend(more);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether `ancestor` is found on the way from `pid` up to the first process.
+#[must_use]
+pub fn descends_from(pid: i32, ancestor: i32) -> bool {
+    let mut at = pid;
+    // A chain of parents has no cycle, but it can change under our feet: bound the walk.
+    for _ in 0..4096 {
+        match Stat::read(at) {
+            Ok(stat) if stat.ppid == ancestor => return true,
+            Ok(stat) if stat.ppid > 1 => at = stat.ppid,
+            _ => return false,
+        }
+    }
+    false
+}

@@ -1,0 +1,26 @@
+//! What `/proc` says about one process: its identity, its descriptors, its children.
+//!
+//! Everything here reads fresh; nothing is cached. Only [`describe`] can block (on the memory map
+//! of a process in D state), so it is never called on the path that pumps bytes.
+
+pub mod children;
+pub mod describe;
+pub mod redact;
+pub mod stat;
+pub mod table;
+
+use std::io;
+
+/// Whether an error from a file of `/proc/PID` says that the process is gone.
+///
+/// `ENOENT` comes from the open, `ESRCH` from a read after the process was reaped.
+#[must_use]
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// Whether an error says that we may not look (`PR_SET_DUMPABLE`, setuid programs, another user).
+#[must_use]
+pub fn is_denied(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}

@@ -1,0 +1,101 @@
+//! `/proc/PID/stat`: identity, parent, group, session, CPU time.
+
+use std::fs;
+use std::io;
+
+use crate::pipe::ProcessId;
+
+/// `PF_KTHREAD` of include/linux/sched.h, as field 9 of `/proc/PID/stat` shows it.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// The fields of `/proc/PID/stat` that we use (proc_pid_stat(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Pid and start time.
+    pub id: ProcessId,
+    /// The program's name, at most 15 bytes; any byte may be in it.
+    pub comm: String,
+    /// One letter: `R`, `S`, `D`, `T`, `Z`, ...
+    pub state: char,
+    /// The parent as of now.
+    pub ppid: i32,
+    /// The process group.
+    pub pgid: i32,
+    /// The session.
+    pub sid: i32,
+    /// User plus system time of all threads, in clock ticks.
+    pub cpu_ticks: u64,
+    /// Whether this is a kernel thread.
+    pub kernel_thread: bool,
+}
+
+impl Stat {
+    /// Reads the stat of a process.
+    ///
+    /// # Errors
+    ///
+    /// [`is_gone`](super::is_gone) when there is no such process; `InvalidData` when the kernel's
+    /// answer has not the form of proc_pid_stat(5).
+    pub fn read(pid: i32) -> io::Result<Stat> {
+        let bytes = fs::read(format!("/proc/{pid}/stat"))?;
+        Stat::parse(pid, &bytes)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown form")))
+    }
+
+    /// Whether the process has exited and only waits to be reaped.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
+    fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
+        // The name is in parentheses and may itself contain `) `: the last one closes it.
+        let open = bytes.iter().position(|b| *b == b'(')?;
+        let close = bytes.iter().rposition(|b| *b == b')')?;
+        let comm = String::from_utf8_lossy(bytes.get(open + 1..close)?).into_owned();
+        let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // Field 3 (state) is the first one after the name.
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Stat {
+            id: ProcessId { pid, start_ticks: field(22)?.parse().ok()? },
+            comm,
+            state: field(3)?.chars().next()?,
+            ppid: field(4)?.parse().ok()?,
+            pgid: field(5)?.parse().ok()?,
+            sid: field(6)?.parse().ok()?,
+            cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
+            kernel_thread: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let line = b"71 (a) R (b)) S 1 70 69 0 -1 4194560 0 0 0 0 7 5 0 0 20 0 1 0 4242 0 0";
+        let stat = Stat::parse(71, line).unwrap();
+        assert_eq!(stat.comm, "a) R (b)");
+        assert_eq!((stat.state, stat.ppid, stat.pgid, stat.sid), ('S', 1, 70, 69));
+        assert_eq!((stat.cpu_ticks, stat.id.start_ticks), (12, 4242));
+        assert!(!stat.kernel_thread);
+    }
+
+    #[test]
+    fn a_truncated_answer_is_an_error_and_not_a_process() {
+        assert_eq!(Stat::parse(71, b"71 (sh) S 1 2"), None);
+        assert_eq!(Stat::parse(71, b""), None);
+    }
+
+    #[test]
+    fn our_own_stat_agrees_with_the_system_calls() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let stat = Stat::read(pid).unwrap();
+        assert_eq!(stat.ppid, nix::unistd::getppid().as_raw());
+        assert_eq!(stat.pgid, nix::unistd::getpgrp().as_raw());
+        assert!(!stat.is_dead());
+    }
+}

@@ -1,0 +1,328 @@
+//! The descriptor tables of a process: which of the sought pipes it holds, and by which descriptor.
+//!
+//! Tables are read by readlink and lstat of `/proc/PID/task/TID/fd/N`, never by a stat through the
+//! link: that would wait for the file system behind it, which may be dead.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{Mode, fstatat};
+
+use crate::pipe::{End, Pipe, PipeId, PipeKind};
+
+/// What to look for in a table.
+#[derive(Clone, Debug, Default)]
+pub struct Sought {
+    /// The pipes.
+    pub pipes: Vec<Pipe>,
+    /// Also read the fdinfo of sockets and io_urings, which name what no table shows.
+    pub hidden: bool,
+}
+
+/// By which way a process holds a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A descriptor in the table of this thread.
+    Descriptor,
+    /// A file registered with an io_uring (`UserFiles` of its fdinfo); `fds` are the rings'.
+    /// The kernel does not show which end it is.
+    IoUring,
+}
+
+/// A process's hold of one pipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The pipe.
+    pub pipe: PipeId,
+    /// The end, or both.
+    pub end: End,
+    /// The thread in whose table the descriptors are.
+    pub tid: i32,
+    /// The descriptors.
+    pub fds: Vec<i32>,
+    /// How.
+    pub via: Via,
+}
+
+/// What a look at a process found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its holds of the sought pipes.
+    pub holds: Vec<Hold>,
+    /// Descriptors in flight in the receive queues of its unix sockets (`scm_fds`).
+    /// Always 0 when the hidden was not sought.
+    pub in_flight: u32,
+}
+
+/// Looks through all descriptor tables of a process.
+///
+/// # Errors
+///
+/// [`is_gone`](super::is_gone) when it ended, [`is_denied`](super::is_denied) when we may not
+/// read its tables: then nothing may be concluded from not having seen it hold.
+pub fn look(pid: i32, sought: &Sought) -> io::Result<Found> {
+    let mut found = Found::default();
+    let mut read_tables: Vec<i32> = Vec::new();
+    let mut tasks = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Some(tid) = task?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        tasks += 1;
+        if read_tables.iter().any(|other| same_table(*other, tid)) {
+            continue;
+        }
+        match look_in(pid, tid, sought, &mut found) {
+            Ok(()) => read_tables.push(tid),
+            // A thread that ended while we looked took its part of the table with it.
+            Err(error) if super::is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if tasks == 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(found)
+}
+
+/// Whether two threads share one table, as far as the kernel tells us: "no" only costs time.
+fn same_table(a: i32, b: i32) -> bool {
+    const KCMP_FILES: libc::c_int = 2; // include/uapi/linux/kcmp.h
+    // SAFETY: kcmp(2) takes five integers and touches no memory of ours.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) };
+    order == 0
+}
+
+fn look_in(pid: i32, tid: i32, sought: &Sought, found: &mut Found) -> io::Result<()> {
+    let path = format!("/proc/{pid}/task/{tid}/fd");
+    let mut dir = Dir::open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut fds = Vec::new();
+    for entry in dir.iter() {
+        if let Ok(name) = entry?.file_name().to_str()
+            && let Ok(fd) = name.parse::<i32>()
+        {
+            fds.push(fd);
+        }
+    }
+    for fd in fds {
+        match link(dir.as_fd(), fd) {
+            Ok(target) => look_at(dir.as_fd(), pid, tid, fd, &target, sought, found)?,
+            Err(Errno::ENOENT) => {} // closed meanwhile
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What a descriptor's link says: `pipe:[4711]`, `socket:[7]`, `anon_inode:[io_uring]`, or a path.
+fn link(dir: BorrowedFd<'_>, fd: i32) -> Result<Vec<u8>, Errno> {
+    readlinkat(dir, fd.to_string().as_str()).map(|target| target.as_bytes().to_vec())
+}
+
+fn look_at(
+    dir: BorrowedFd<'_>,
+    pid: i32,
+    tid: i32,
+    fd: i32,
+    target: &[u8],
+    sought: &Sought,
+    found: &mut Found,
+) -> io::Result<()> {
+    if let Some(ino) = pipe_number(target) {
+        for pipe in sought.pipes.iter().filter(|p| p.kind == PipeKind::Pipe && p.id.ino == ino) {
+            if let Some(end) = end_of(dir, fd)? {
+                found.add(pipe.id, end, tid, fd, Via::Descriptor);
+            }
+        }
+    } else if target.first() == Some(&b'/') {
+        for pipe in sought.pipes.iter().filter(|p| p.kind == PipeKind::Fifo) {
+            if is_fifo(dir, pid, tid, fd, pipe.id)
+                && let Some(end) = end_of(dir, fd)?
+            {
+                found.add(pipe.id, end, tid, fd, Via::Descriptor);
+            }
+        }
+    } else if sought.hidden && target.starts_with(b"socket:[") {
+        found.in_flight = found.in_flight.saturating_add(in_flight(pid, tid, fd));
+    } else if sought.hidden && target == b"anon_inode:[io_uring]" {
+        for pipe in registered(pid, tid, fd, &sought.pipes) {
+            found.add(pipe, End::Both, tid, fd, Via::IoUring);
+        }
+    }
+    Ok(())
+}
+
+impl Found {
+    fn add(&mut self, pipe: PipeId, end: End, tid: i32, fd: i32, via: Via) {
+        match self.holds.iter_mut().find(|h| h.pipe == pipe && h.tid == tid && h.via == via) {
+            Some(hold) => {
+                hold.end = hold.end.and(end);
+                hold.fds.push(fd);
+            }
+            None => self.holds.push(Hold { pipe, end, tid, fds: vec![fd], via }),
+        }
+    }
+}
+
+/// The inode number in `pipe:[N]`.
+fn pipe_number(target: &[u8]) -> Option<u64> {
+    let number = target.strip_prefix(b"pipe:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// The link's own permission bits are the descriptor's open mode (proc_pid_fd(5)).
+fn end_of(dir: BorrowedFd<'_>, fd: i32) -> io::Result<Option<End>> {
+    let mode = match fstatat(dir, fd.to_string().as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat.st_mode,
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match (mode & libc::S_IRUSR != 0, mode & libc::S_IWUSR != 0) {
+        (true, true) => Some(End::Both),
+        (true, false) => Some(End::Read),
+        (false, true) => Some(End::Write),
+        (false, false) => None, // O_PATH: no end at all
+    })
+}
+
+/// Whether a descriptor is on that FIFO.
+///
+/// fdinfo gives the inode number without asking the file system (since Linux 5.14); only where that
+/// fits, or is not told, statx with `AT_STATX_DONT_SYNC` gives the device from what is cached.
+fn is_fifo(dir: BorrowedFd<'_>, pid: i32, tid: i32, fd: i32, fifo: PipeId) -> bool {
+    match fdinfo_number(pid, tid, fd, "ino:") {
+        Some(ino) if ino != fifo.ino => false,
+        _ => identity_without_sync(dir, fd) == Some((fifo, libc::S_IFIFO)),
+    }
+}
+
+fn identity_without_sync(dir: BorrowedFd<'_>, fd: i32) -> Option<(PipeId, libc::mode_t)> {
+    let name = std::ffi::CString::new(fd.to_string()).ok()?;
+    // SAFETY: statx is plain data, for which all zeroes is a value.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the name is a C string and `stat` a statx, both alive for the call.
+    let result = unsafe {
+        libc::statx(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT,
+            libc::STATX_TYPE | libc::STATX_INO,
+            &raw mut stat,
+        )
+    };
+    if result != 0 {
+        return None;
+    }
+    let dev = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    Some((PipeId { dev, ino: stat.stx_ino }, libc::mode_t::from(stat.stx_mode) & libc::S_IFMT))
+}
+
+fn fdinfo(pid: i32, tid: i32, fd: i32) -> Option<String> {
+    fs::read(format!("/proc/{pid}/task/{tid}/fdinfo/{fd}"))
+        .ok()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn fdinfo_number(pid: i32, tid: i32, fd: i32, key: &str) -> Option<u64> {
+    let text = fdinfo(pid, tid, fd)?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+}
+
+/// Descriptors that wait in the receive queue of a unix socket.
+fn in_flight(pid: i32, tid: i32, fd: i32) -> u32 {
+    fdinfo_number(pid, tid, fd, "scm_fds:").and_then(|n| n.try_into().ok()).unwrap_or(0)
+}
+
+/// The sought anonymous pipes among an io_uring's registered files (`    0: pipe:[15778920]`).
+fn registered(pid: i32, tid: i32, fd: i32, pipes: &[Pipe]) -> Vec<PipeId> {
+    let text = fdinfo(pid, tid, fd).unwrap_or_default();
+    let mut found: Vec<PipeId> = text
+        .lines()
+        .filter_map(|line| pipe_number(line.split_once(':')?.1.trim().as_bytes()))
+        .filter_map(|ino| pipes.iter().find(|p| p.kind == PipeKind::Pipe && p.id.ino == ino))
+        .map(|pipe| pipe.id)
+        .collect();
+    found.dedup();
+    found
+}
+
+/// Whether the process holds a writing end of the pipe right now: first by the descriptors where it
+/// was last seen, then by all its tables.
+///
+/// # Errors
+///
+/// As for [`look`].
+pub fn still_writes(pid: i32, pipe: Pipe, seen: &Hold) -> io::Result<bool> {
+    if seen.via == Via::Descriptor && pipe.kind == PipeKind::Pipe {
+        let path = format!("/proc/{pid}/task/{}/fd", seen.tid);
+        if let Ok(dir) = Dir::open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+            for fd in &seen.fds {
+                if link(dir.as_fd(), *fd).ok().and_then(|t| pipe_number(&t)) == Some(pipe.id.ino)
+                    && end_of(dir.as_fd(), *fd).ok().flatten().is_some_and(End::writes)
+                {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    let found = look(pid, &Sought { pipes: vec![pipe], hidden: seen.via == Via::IoUring })?;
+    Ok(found.holds.iter().any(|hold| hold.pipe == pipe.id && hold.end.writes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    fn us() -> i32 {
+        nix::unistd::getpid().as_raw()
+    }
+
+    fn pipe_of(fd: &OwnedFd, kind: PipeKind) -> Pipe {
+        let stat = nix::sys::stat::fstat(fd).unwrap();
+        Pipe { id: PipeId { dev: stat.st_dev, ino: stat.st_ino }, kind }
+    }
+
+    #[test]
+    fn both_ends_of_a_pipe_are_told_apart() {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+        let pipe = pipe_of(&read, PipeKind::Pipe);
+        let sought = Sought { pipes: vec![pipe], hidden: false };
+        let found = look(us(), &sought).unwrap();
+        assert_eq!(found.holds.len(), 1, "one hold, of both ends: {found:?}");
+        assert_eq!(found.holds[0].end, End::Both);
+        drop(write);
+        let found = look(us(), &sought).unwrap();
+        assert_eq!((found.holds[0].end, found.holds[0].fds.clone()), (End::Read, vec![read.as_raw_fd()]));
+    }
+
+    #[test]
+    fn a_fifo_is_known_by_device_and_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let file: OwnedFd = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap().into();
+        let pipe = pipe_of(&file, PipeKind::Fifo);
+        let found = look(us(), &Sought { pipes: vec![pipe], hidden: false }).unwrap();
+        assert_eq!((found.holds.len(), found.holds[0].end), (1, End::Both));
+        let elsewhere = Pipe { id: PipeId { dev: pipe.id.dev + 1, ino: pipe.id.ino }, kind: PipeKind::Fifo };
+        let found = look(us(), &Sought { pipes: vec![elsewhere], hidden: false }).unwrap();
+        assert_eq!(found.holds, vec![], "the same number on another device is another FIFO");
+    }
+
+    #[test]
+    fn a_descriptor_in_flight_is_seen_in_the_receivers_queue() {
+        use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let sought = Sought { pipes: vec![], hidden: true };
+        let before = look(us(), &sought).unwrap().in_flight;
+        let fds = [ours.as_raw_fd()];
+        let message = [io::IoSlice::new(b"x")];
+        sendmsg::<()>(ours.as_raw_fd(), &message, &[ControlMessage::ScmRights(&fds)], MsgFlags::empty(), None).unwrap();
+        assert_eq!(look(us(), &sought).unwrap().in_flight, before + 1);
+        drop(theirs);
+    }
+}

@@ -1,0 +1,3 @@
+//! `cargo xtask VERB`: the project's own chores, a file per verb.
+
+fn main() {}
