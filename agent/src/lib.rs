@@ -13,6 +13,9 @@
 //! - [`run`]: the supervisor.
 //! - [`cli`]: arguments, and how results are printed.
 
+pub mod act;
 pub mod cli;
+pub mod ownership;
 pub mod pipe;
 pub mod process;
+pub mod run;

@@ -66,7 +66,7 @@ pub fn describe(pid: i32) -> std::io::Result<Description> {
         sid: stat.sid,
         uid: uid(pid),
         comm: stat.comm,
-        exe: fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned()),
+        exe: exe(pid),
         cmdline: cmdline(pid),
         cgroup: cgroup(pid),
         container: None,
@@ -80,8 +80,38 @@ fn uid(pid: i32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
 }
 
+/// The program's file, if we may know.
+#[must_use]
+pub fn exe(pid: i32) -> Option<String> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned())
+}
+
 /// The command line with spaces between the arguments, redacted; nothing for a zombie.
 fn cmdline(pid: i32) -> Option<String> {
+    let (arguments, cut) = arguments(pid)?;
+    let mut line = super::redact::command_line(&arguments);
+    if cut {
+        line.push_str(" [cut]");
+    }
+    Some(line)
+}
+
+/// The command line with spaces between the arguments as it is, secrets and all: to match, never to show.
+///
+/// Can block like [`describe`].
+#[must_use]
+pub fn raw_command_line(pid: i32) -> Option<String> {
+    arguments(pid).map(|(arguments, _)| arguments.join(" "))
+}
+
+/// The arguments, and whether there were more than [`CMDLINE_LIMIT`] bytes of them.
+///
+/// A process in D state may hold the lock of its memory map, which this read waits for: its
+/// arguments are left alone.
+fn arguments(pid: i32) -> Option<(Vec<String>, bool)> {
+    if Stat::read(pid).ok()?.state == 'D' {
+        return None;
+    }
     let mut bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     while bytes.last() == Some(&0) {
         bytes.pop();
@@ -91,13 +121,20 @@ fn cmdline(pid: i32) -> Option<String> {
     }
     let cut = bytes.len() > CMDLINE_LIMIT;
     bytes.truncate(CMDLINE_LIMIT);
-    let arguments: Vec<String> =
-        bytes.split(|b| *b == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
-    let mut line = super::redact::command_line(&arguments);
-    if cut {
-        line.push_str(" [cut]");
-    }
-    Some(line)
+    let arguments = bytes.split(|b| *b == 0).map(|argument| String::from_utf8_lossy(argument).into_owned());
+    Some((arguments.collect(), cut))
+}
+
+/// Whether the process ignores SIGPIPE (bit 12 of `SigIgn` in `/proc/PID/status`).
+#[must_use]
+pub fn ignores_sigpipe(pid: i32) -> bool {
+    let bit = 1_u64 << (libc::SIGPIPE - 1);
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok())
+            .is_some_and(|ignored| ignored & bit != 0)
+    })
 }
 
 /// The path of the process in the v2 hierarchy, else in the first v1 hierarchy that is named.

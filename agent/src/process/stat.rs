@@ -25,6 +25,8 @@ pub struct Stat {
     pub sid: i32,
     /// User plus system time of all threads, in clock ticks.
     pub cpu_ticks: u64,
+    /// Threads that were not yet reaped, the first one included even when it has exited.
+    pub threads: u64,
     /// Whether this is a kernel thread.
     pub kernel_thread: bool,
 }
@@ -42,10 +44,13 @@ impl Stat {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown form")))
     }
 
-    /// Whether the process has exited and only waits to be reaped.
+    /// Whether the whole process has exited and only waits to be reaped.
+    ///
+    /// A process whose first thread exited shows as a zombie while its other threads run: then the
+    /// number of threads is more than one.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, 'Z' | 'X')
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
     }
 
     fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
@@ -65,6 +70,7 @@ impl Stat {
             pgid: field(5)?.parse().ok()?,
             sid: field(6)?.parse().ok()?,
             cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
+            threads: field(20)?.parse().ok()?,
             kernel_thread: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
         })
     }

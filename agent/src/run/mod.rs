@@ -1,0 +1,152 @@
+//! The supervisor: runs a command so that its readers get every byte, and then EOF.
+
+pub mod options;
+pub mod report;
+
+mod downstream;
+mod drain;
+mod ending;
+mod inherited;
+mod journal;
+mod pump;
+mod reap;
+mod signals;
+mod spawn;
+mod stdio;
+mod supervisor;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::pipe::Stream;
+use downstream::Downstream;
+use journal::Journal;
+use options::{Options, Stdin};
+use pump::Pump;
+use report::Report;
+use signals::Signals;
+use spawn::{Setup, SpawnError};
+use stdio::{Plan, Treatment};
+use supervisor::Supervisor;
+
+/// Why a run did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The command was not started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// We could not get ready to supervise; nothing was started.
+    #[error("cannot {0}: {1}")]
+    Setup(&'static str, io::Error),
+    /// A stream could not be written, the command was ended.
+    #[error(transparent)]
+    Downstream(#[from] pump::DownstreamFailed),
+    /// Our own descriptors failed us.
+    #[error("the supervisor cannot go on: {0}")]
+    Supervision(io::Error),
+}
+
+impl RunError {
+    /// The exit status of `run`.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Spawn(error) => error.exit_code(),
+            RunError::Setup(..) | RunError::Downstream(_) | RunError::Supervision(_) => 125,
+        }
+    }
+}
+
+/// Runs a command to its end, and to the end of its streams.
+///
+/// Must be called from the main thread of a process that does nothing else: it takes over signals,
+/// becomes a subreaper, and reaps every child there is.
+///
+/// Minimum kernel: 5.3 (pidfd); 5.9 for sparing holders by a sink.
+///
+/// # Errors
+///
+/// As [`RunError`] says; the report comes along where the command was started.
+pub fn run(options: &Options) -> (Option<Report>, Result<(), RunError>) {
+    match supervise(options) {
+        Ok((report, None)) => (Some(report), Ok(())),
+        Ok((report, Some(failed))) => (Some(report), Err(failed.into())),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+type Supervised = Result<(Report, Option<pump::DownstreamFailed>), RunError>;
+
+fn supervise(options: &Options) -> Supervised {
+    let signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
+    become_subreaper().map_err(|error| RunError::Setup("become a subreaper", error))?;
+    let plan = Plan::new(options.stdio, options.split).map_err(|error| RunError::Setup("look at stdio", error))?;
+    let streams = Streams::new(&plan).map_err(|error| RunError::Setup("make pipes for the command", error))?;
+    let stdin = match options.stdin {
+        Stdin::Inherit => None,
+        Stdin::Null => Some(stdio::dev_null().map_err(|error| RunError::Setup("open /dev/null", error))?),
+    };
+    let own_group = !options.foreground;
+    let command = spawn::spawn(&Setup {
+        command: &options.command,
+        stdio: [stdin.as_ref().map(AsRawFd::as_raw_fd), streams.for_stdout(), streams.for_stderr()],
+        inherited: signals.inherited(),
+        own_group,
+        pdeathsig: options.pdeathsig,
+    })?;
+    let pumps = streams.into_pumps();
+    let supervisor = Supervisor::new(options, signals, command, pumps, plan.watched(), own_group, Journal::default());
+    let finished = supervisor.run().map_err(RunError::Supervision)?;
+    Ok((finished.report, finished.failed))
+}
+
+/// Orphans of the lineage become our children, so that its every member is below us.
+fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// The pipes for the command, with our ends and its ends.
+struct Streams {
+    lines: Vec<(Pump, OwnedFd)>,
+}
+
+impl Streams {
+    fn new(plan: &Plan) -> io::Result<Streams> {
+        let mut lines = Vec::new();
+        if plan.stdout == Treatment::Pumped {
+            let shared = plan.stderr == Treatment::SharedWithStdout;
+            let streams = if shared { vec![Stream::Stdout, Stream::Stderr] } else { vec![Stream::Stdout] };
+            lines.push(line(streams, 1)?);
+        }
+        if plan.stderr == Treatment::Pumped {
+            lines.push(line(vec![Stream::Stderr], 2)?);
+        }
+        Ok(Streams { lines })
+    }
+
+    /// What the command gets as a descriptor, if it is not ours.
+    fn write_end_of(&self, stream: Stream) -> Option<i32> {
+        let line = self.lines.iter().find(|(pump, _)| pump.streams.contains(&stream));
+        line.map(|(_, write)| write.as_raw_fd())
+    }
+
+    fn for_stdout(&self) -> Option<i32> {
+        self.write_end_of(Stream::Stdout)
+    }
+
+    fn for_stderr(&self) -> Option<i32> {
+        self.write_end_of(Stream::Stderr)
+    }
+
+    /// Closes our copies of the command's ends: from here on EOF can come.
+    fn into_pumps(self) -> Vec<Pump> {
+        self.lines.into_iter().map(|(pump, _)| pump).collect()
+    }
+}
+
+fn line(streams: Vec<Stream>, fd: i32) -> io::Result<(Pump, OwnedFd)> {
+    let (read, write) = stdio::stream_pipe()?;
+    let pipe = stdio::pipe_behind(std::os::fd::AsFd::as_fd(&read))?;
+    let downstream = Downstream::new(fd, stdio::kind(fd)?)?;
+    Ok((Pump::new(streams, pipe, read, downstream), write))
+}

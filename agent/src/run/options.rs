@@ -1,0 +1,141 @@
+//! What a run is asked to do. The command line's meaning of each is in `cli/run.rs`.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::ownership::keep::Keep;
+
+/// What to do about lineage or foreign holders once they have proved stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHolder {
+    /// Signal them.
+    End,
+    /// Name them, and read on until `max_drain`.
+    Report,
+    /// Close the read end at once: their next write gets SIGPIPE.
+    Close,
+    /// Wait for as long as they live.
+    Wait,
+    /// Hand the read end to a sink at once: downstream gets EOF and they live.
+    Drain,
+}
+
+/// What to do about foreign holders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnForeign {
+    /// Drain; close where every one of them ignores SIGPIPE.
+    Auto,
+    /// As asked, by the meaning for lineage holders.
+    As(OnHolder),
+}
+
+/// What to do about opaque processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOpaque {
+    /// Name them; let go of the stream without harm to them.
+    Report,
+    /// Signal them.
+    End,
+}
+
+/// Whom an ending ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reap {
+    /// All after an asked ending, else the holders.
+    Auto,
+    /// Holders of the watched pipes only.
+    Holders,
+    /// The whole lineage.
+    All,
+}
+
+/// What a holder that had to be ended means for the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leak {
+    /// Nothing.
+    Pass,
+    /// A command that succeeded exits 123.
+    Fail,
+}
+
+/// How the command's streams reach downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdio {
+    /// Pump pipes, FIFOs and sockets; inherit the rest.
+    Auto,
+    /// Pump everything that is open.
+    Pump,
+    /// Inherit everything.
+    Inherit,
+}
+
+/// Where the command's standard input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// Ours.
+    Inherit,
+    /// `/dev/null`.
+    Null,
+}
+
+/// How the report looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportStyle {
+    /// A line for what was ended, spared, closed or undelivered; else nothing.
+    Text,
+    /// One JSON object.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// Everything that a run is asked to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// First signal of an ending.
+    pub signal: Signal,
+    /// From the first signal to SIGKILL.
+    pub kill_after: Duration,
+    /// Bound on the whole run.
+    pub timeout: Option<Duration>,
+    /// Bound on silence of both streams.
+    pub idle_timeout: Option<Duration>,
+    /// Quiet time after the command's exit before holders are ended.
+    pub holder_grace: Duration,
+    /// Bound on waiting for holders.
+    pub max_drain: Duration,
+    /// Bound on waiting for downstream.
+    pub max_deliver: Option<Duration>,
+    /// Lineage holders.
+    pub on_holder: OnHolder,
+    /// Foreign holders.
+    pub on_foreign: OnForeign,
+    /// Opaque processes.
+    pub on_opaque: OnOpaque,
+    /// Whom an ending ends.
+    pub reap: Reap,
+    /// Whom no ending ends.
+    pub keep: Keep,
+    /// What an ended holder means for the exit status.
+    pub leak: Leak,
+    /// How streams reach downstream.
+    pub stdio: Stdio,
+    /// Two pipes even where our 1 and 2 are one description.
+    pub split: bool,
+    /// Where standard input comes from.
+    pub stdin: Stdin,
+    /// How the report looks.
+    pub report: ReportStyle,
+    /// After a timeout, exit with the command's own status.
+    pub preserve_status: bool,
+    /// Leave the command in our process group.
+    pub foreground: bool,
+    /// Signals to forward as others.
+    pub rewrite: Vec<(i32, i32)>,
+    /// The signal that the command gets when we die.
+    pub pdeathsig: Option<Signal>,
+}

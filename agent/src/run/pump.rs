@@ -1,0 +1,202 @@
+//! One stream of the command on its way downstream.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::poll::PollFlags;
+
+use super::downstream::Downstream;
+use crate::pipe::{Pipe, Stream};
+
+/// The most that is read at once, in bytes: a pipe's default capacity (pipe(7)).
+const CHUNK: usize = 64 * 1024;
+
+/// How often a pump goes round before the others and the clocks have their turn.
+const ROUNDS: usize = 16;
+
+/// A pump: reads from the command's pipe, writes downstream, waits for neither.
+pub struct Pump {
+    /// The streams that go through it: one, or both where they are one description of ours.
+    pub streams: Vec<Stream>,
+    /// The pipe that the command and its descendants write to.
+    pub pipe: Pipe,
+    /// When bytes last came out of the pipe.
+    pub last_bytes: Option<Instant>,
+    source: Option<OwnedFd>,
+    end: Option<StreamEnd>,
+    downstream: Option<Downstream>,
+    buffer: Vec<u8>,
+    pending: std::ops::Range<usize>,
+}
+
+/// How a stream ended on our side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// `read() == 0`: nobody holds the write end any more.
+    Eof,
+    /// We let go of it while somebody held on.
+    LetGo,
+    /// Downstream went away, and so we closed our read end.
+    DownstreamGone,
+}
+
+/// What writing downstream failed with, other than its reader being gone.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {stream}: {error}")]
+pub struct DownstreamFailed {
+    stream: &'static str,
+    error: io::Error,
+}
+
+impl Pump {
+    /// A pump from our end of the command's pipe to a standard descriptor of ours.
+    #[must_use]
+    pub fn new(streams: Vec<Stream>, pipe: Pipe, source: OwnedFd, downstream: Downstream) -> Pump {
+        Pump {
+            streams,
+            pipe,
+            last_bytes: None,
+            source: Some(source),
+            end: None,
+            downstream: Some(downstream),
+            buffer: vec![0; CHUNK],
+            pending: 0..0,
+        }
+    }
+
+    /// How the stream ended, once it has.
+    #[must_use]
+    pub fn end(&self) -> Option<StreamEnd> {
+        self.end
+    }
+
+    /// Whether bytes wait for downstream to take them.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.undelivered() > 0
+    }
+
+    /// Bytes that were read and have not arrived downstream.
+    #[must_use]
+    pub fn undelivered(&self) -> usize {
+        self.pending.len() + self.downstream.as_ref().map_or(0, Downstream::in_hand)
+    }
+
+    /// What to poll for: our end of the pipe, and the way downstream.
+    #[must_use]
+    pub fn interests(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; 2] {
+        let waiting = self.is_blocked();
+        let source = self.source.as_ref().filter(|_| self.pending.is_empty());
+        [
+            source.map(|source| (source.as_fd(), PollFlags::POLLIN)),
+            self.downstream.as_ref().and_then(|downstream| downstream.interest(waiting)),
+        ]
+    }
+
+    /// Takes what poll(2) said of the way downstream.
+    pub fn downstream_said(&mut self, said: PollFlags) {
+        if self.downstream.as_ref().is_some_and(|downstream| downstream.is_gone(said)) {
+            self.give_up(StreamEnd::DownstreamGone);
+        }
+    }
+
+    /// Moves what can be moved without waiting.
+    ///
+    /// # Errors
+    ///
+    /// When downstream takes nothing any more, for another reason than that its reader is gone.
+    pub fn turn(&mut self, now: Instant) -> Result<(), DownstreamFailed> {
+        for _ in 0..ROUNDS {
+            if !self.deliver()? || !self.fill(now) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is pending; whether all of it was taken.
+    fn deliver(&mut self) -> Result<bool, DownstreamFailed> {
+        let Some(downstream) = &mut self.downstream else { return Ok(true) };
+        if let Err(error) = downstream.settle() {
+            return self.refused(error);
+        }
+        while !self.pending.is_empty() {
+            match downstream.write(&self.buffer[self.pending.clone()]) {
+                Ok(written) => self.pending.start += written,
+                Err(error) => return self.refused(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn refused(&mut self, error: io::Error) -> Result<bool, DownstreamFailed> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                self.give_up(StreamEnd::DownstreamGone);
+                Ok(false)
+            }
+            _ => {
+                let stream = self.streams.first().map_or("downstream", |stream| stream.name());
+                self.give_up(StreamEnd::DownstreamGone);
+                Err(DownstreamFailed { stream, error })
+            }
+        }
+    }
+
+    /// Reads a chunk into the empty buffer; whether there was one.
+    fn fill(&mut self, now: Instant) -> bool {
+        let Some(source) = &self.source else { return false };
+        match nix::unistd::read(source, &mut self.buffer) {
+            Ok(0) => {
+                self.source = None;
+                self.end = Some(StreamEnd::Eof);
+                false
+            }
+            Ok(read) => {
+                self.pending = 0..read;
+                self.last_bytes = Some(now);
+                true
+            }
+            // EAGAIN and EINTR; a pipe of ours knows no other error.
+            Err(_) => false,
+        }
+    }
+
+    /// Closes our read end, with what it means: writers get SIGPIPE, and nobody waits for EOF.
+    fn give_up(&mut self, end: StreamEnd) {
+        self.source = None;
+        self.downstream = None;
+        self.pending = 0..0;
+        self.end = Some(end);
+    }
+
+    /// Lets go of the pipe while others hold it, and gives its read end to whoever will drain it.
+    /// What is in the pipe at this moment is taken along, and still delivered.
+    pub fn let_go(&mut self) -> Option<OwnedFd> {
+        let source = self.source.take()?;
+        self.end = Some(StreamEnd::LetGo);
+        // A writer that goes on while we read could keep us here: no more than the pipe can hold.
+        let capacity = nix::fcntl::fcntl(&source, nix::fcntl::F_GETPIPE_SZ).ok();
+        let mut left = capacity.and_then(|size| usize::try_from(size).ok()).unwrap_or(CHUNK);
+        let mut rest = self.buffer[self.pending.clone()].to_vec();
+        let mut chunk = vec![0; CHUNK];
+        while left > 0 {
+            let Ok(read @ 1..) = nix::unistd::read(&source, &mut chunk) else { break };
+            rest.extend_from_slice(&chunk[..read]);
+            left = left.saturating_sub(read);
+        }
+        self.pending = 0..rest.len();
+        self.buffer = rest;
+        Some(source)
+    }
+
+    /// Forgets downstream once everything has arrived; the descriptors that may now be released.
+    pub fn finish(&mut self) -> Option<i32> {
+        if self.end.is_none() || self.is_blocked() {
+            return None;
+        }
+        self.downstream.take().map(|downstream| downstream.as_raw_fd())
+    }
+}

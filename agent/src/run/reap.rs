@@ -1,0 +1,51 @@
+//! wait(2), with the signals that the standard wrappers do not know.
+
+use std::io;
+
+use super::report::ExitStatus;
+
+/// A child that exited.
+#[derive(Clone, Copy, Debug)]
+pub struct Death {
+    /// Who.
+    pub pid: i32,
+    /// How.
+    pub status: ExitStatus,
+}
+
+/// A child that has exited, if there is one, without reaping it.
+///
+/// # Errors
+///
+/// Nothing that happens on a sound system; no children at all is no error.
+pub fn peek() -> io::Result<Option<Death>> {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+}
+
+/// Reaps a child if it has exited; whether it had.
+#[must_use]
+pub fn reap(pid: i32) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid) else { return false };
+    matches!(wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG), Ok(Some(_)))
+}
+
+fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<Option<Death>> {
+    loop {
+        // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is alive for the call, which only writes to it.
+        if unsafe { libc::waitid(kind, id, &raw mut info, flags) } == 0 {
+            // SAFETY: waitid succeeded, so the SIGCHLD fields are the ones that are set (or all are 0).
+            let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+            let exited = info.si_code == libc::CLD_EXITED;
+            let status = if exited { ExitStatus::Code(status) } else { ExitStatus::Signal(status) };
+            return Ok((pid != 0).then_some(Death { pid, status }));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ECHILD) => return Ok(None),
+            _ => return Err(error),
+        }
+    }
+}

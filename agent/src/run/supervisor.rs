@@ -1,0 +1,509 @@
+//! The loop of a run: pump, forward, watch the clocks, end.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::Signal;
+use nix::sys::time::TimeSpec;
+
+use super::drain;
+use super::ending::{Beginning, Ending, LetGo, Sentence, Step, View};
+use super::journal::Journal;
+use super::options::{Options, Reap};
+use super::pump::{DownstreamFailed, Pump, StreamEnd};
+use super::reap;
+use super::report::{ExitStatus, Report, Try};
+use super::signals::{self, Signals};
+use super::spawn::Spawned;
+use super::stdio;
+use crate::act::{self, Authority, PinnedLeader, Refusal, Verdict, Warrant};
+use crate::ownership::proc::Proc;
+use crate::ownership::worker::Worker;
+use crate::ownership::{Census, Lineage, Question, Scope};
+use crate::pipe::{Action, EndedFor, Outcome, Pipe, Stream};
+use crate::process::{children, describe};
+
+/// How long a question to the source may take: longer than any sane walk over `/proc`, and an answer
+/// that comes later is only asked for again.
+const SCAN_BOUND: Duration = Duration::from_secs(2);
+
+/// What a run is made of, once its command is started.
+pub struct Supervisor<'a> {
+    options: &'a Options,
+    signals: Signals,
+    command: Spawned,
+    status: Option<Exited>,
+    pumps: Vec<Pump>,
+    watched: Vec<(Stream, Pipe)>,
+    own_group: bool,
+    worker: Option<Worker>,
+    sinks: HashSet<i32>,
+    asked: Option<Asked>,
+    ending: Option<Ending>,
+    journal: Journal,
+    started: Instant,
+    last_eof: Option<Instant>,
+    delivering_since: Option<Instant>,
+    failed: Option<DownstreamFailed>,
+}
+
+/// The command's exit.
+#[derive(Clone, Copy, Debug)]
+struct Exited {
+    at: Instant,
+    status: ExitStatus,
+}
+
+/// An ending that was asked for while the command ran.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    what_for: EndedFor,
+    at: Instant,
+    killed: bool,
+}
+
+/// What the loop does next.
+enum Next {
+    Wait(Instant),
+    Again,
+    Done,
+}
+
+/// How a run ended.
+pub struct Finished {
+    /// What is reported.
+    pub report: Report,
+    /// What broke on our side, if something did: the exit status is 125 then.
+    pub failed: Option<DownstreamFailed>,
+}
+
+/// Bounds that nothing sets are this far away.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
+impl<'a> Supervisor<'a> {
+    /// Takes over a command that was just started.
+    #[must_use]
+    pub fn new(
+        options: &'a Options,
+        signals: Signals,
+        command: Spawned,
+        pumps: Vec<Pump>,
+        watched: Vec<(Stream, Pipe)>,
+        own_group: bool,
+        journal: Journal,
+    ) -> Supervisor<'a> {
+        Supervisor {
+            options,
+            signals,
+            command,
+            status: None,
+            pumps,
+            watched,
+            own_group,
+            worker: None,
+            sinks: HashSet::new(),
+            asked: None,
+            ending: None,
+            journal,
+            started: Instant::now(),
+            last_eof: None,
+            delivering_since: None,
+            failed: None,
+        }
+    }
+
+    /// Runs to the end of the ending.
+    ///
+    /// # Errors
+    ///
+    /// What poll(2), wait(2) and read(2) on our own descriptors say: nothing on a sound system.
+    pub fn run(mut self) -> io::Result<Finished> {
+        loop {
+            let now = Instant::now();
+            self.turn_pumps(now);
+            match self.next(now)? {
+                Next::Wait(until) => self.wait(until)?,
+                Next::Again => {}
+                Next::Done => return self.finish(),
+            }
+        }
+    }
+
+    /// Moves bytes, and gives downstream its EOF as soon as a stream has ended.
+    fn turn_pumps(&mut self, now: Instant) {
+        for pump in &mut self.pumps {
+            let had_ended = pump.end().is_some();
+            if let Err(error) = pump.turn(now) {
+                self.failed.get_or_insert(error);
+            }
+            if !had_ended && pump.end() == Some(StreamEnd::Eof) {
+                self.last_eof = Some(now);
+                self.journal.eof(pump.pipe);
+            }
+            // Our messages still need stderr; whoever reads only stdout need not wait for our exit.
+            if pump.finish() == Some(1) {
+                let _ = stdio::release(1);
+            }
+        }
+    }
+
+    fn view(&self) -> View {
+        View {
+            pumping: self.pumps.iter().any(|pump| pump.end().is_none()),
+            watching: !self.watched.is_empty(),
+            blocked: self.pumps.iter().any(Pump::is_blocked),
+            last_bytes: self.pumps.iter().filter_map(|pump| pump.last_bytes).max(),
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> io::Result<Next> {
+        if self.failed.is_some() && self.asked.is_none() && self.status.is_none() {
+            self.ask_to_end(EndedFor::Signal, self.options.signal, now);
+        }
+        let view = self.view();
+        let Some(ending) = &mut self.ending else { return Ok(self.while_it_runs(now, view)) };
+        match ending.step(now, view) {
+            Step::Wait(until) => Ok(Next::Wait(until)),
+            Step::Ask(scope) => {
+                self.ask(scope, now);
+                Ok(Next::Again)
+            }
+            Step::LetGo(how) => {
+                self.let_go(how);
+                Ok(Next::Again)
+            }
+            Step::Over => Ok(self.deliver(now, view)),
+        }
+    }
+
+    /// The clocks of a command that still runs.
+    fn while_it_runs(&mut self, now: Instant, view: View) -> Next {
+        let mut until = now + FAR;
+        if let Some(asked) = &mut self.asked {
+            let kill_at = asked.at + self.options.kill_after;
+            if asked.killed {
+                return Next::Wait(until);
+            }
+            if now < kill_at {
+                return Next::Wait(kill_at);
+            }
+            asked.killed = true;
+            self.signal_command(Signal::SIGKILL as i32, true);
+            return Next::Again;
+        }
+        if let Some(timeout) = self.options.timeout {
+            let at = self.started + timeout;
+            if now >= at {
+                self.ask_to_end(EndedFor::Timeout, self.options.signal, now);
+                return Next::Again;
+            }
+            until = until.min(at);
+        }
+        if let Some(idle) = self.options.idle_timeout {
+            // While downstream takes nothing we cannot see whether there is output.
+            let since = if view.blocked { now } else { view.last_bytes.unwrap_or(self.started) };
+            if now >= since + idle {
+                self.ask_to_end(EndedFor::Idle, self.options.signal, now);
+                return Next::Again;
+            }
+            until = until.min(since + idle);
+        }
+        Next::Wait(until)
+    }
+
+    /// Begins an asked ending.
+    fn ask_to_end(&mut self, what_for: EndedFor, signal: Signal, now: Instant) {
+        self.journal.asked(what_for);
+        self.asked = Some(Asked { what_for, at: now, killed: signal == Signal::SIGKILL });
+        self.signal_command(signal as i32, true);
+    }
+
+    /// Signals the home group, or the command alone where it shares our group or a helper without a
+    /// handler would die of it.
+    fn signal_command(&mut self, signal: i32, group: bool) {
+        if self.status.is_some() {
+            return;
+        }
+        let leader = if self.own_group && group { PinnedLeader::new(self.command.pid) } else { None };
+        match leader {
+            // The command is not reaped, so the group's number is pinned.
+            Some(leader) => act::signal_home_group(&leader, signal),
+            None => act::signal_child(&self.command.pidfd, signal),
+        }
+    }
+
+    fn ask(&mut self, scope: Scope, now: Instant) {
+        let pipes = self.open_pipes();
+        let question = Question { pipes, scope, deadline: now + SCAN_BOUND, except: self.sinks.clone() };
+        let asked = self.worker().is_ok_and(|worker| worker.ask(question));
+        if !asked && let Some(ending) = &mut self.ending {
+            ending.unanswered();
+        }
+    }
+
+    /// The thread that looks for holders: started when the first question comes up.
+    fn worker(&mut self) -> io::Result<&mut Worker> {
+        if self.worker.is_none() {
+            let lineage = Lineage { root: nix::unistd::getpid().as_raw(), home: self.home() };
+            let source = Proc::new(lineage, self.options.keep.clone());
+            self.worker = Some(Worker::start(Box::new(source))?);
+        }
+        self.worker.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn home(&self) -> i32 {
+        if self.own_group { self.command.pid } else { nix::unistd::getpgrp().as_raw() }
+    }
+
+    /// The pipes whose holders matter now.
+    fn open_pipes(&self) -> Vec<Pipe> {
+        let pumped = self.pumps.iter().filter(|pump| pump.end().is_none()).map(|pump| pump.pipe);
+        pumped.chain(self.watched.iter().map(|(_, pipe)| *pipe)).collect()
+    }
+
+    fn streams_of(&self, census: &Census, index: usize) -> Vec<Stream> {
+        let holds = &census.holders[index].holds;
+        let held = |pipe: Pipe| holds.iter().any(|hold| hold.pipe == pipe.id);
+        let mut streams: Vec<Stream> =
+            self.pumps.iter().filter(|pump| held(pump.pipe)).flat_map(|pump| pump.streams.clone()).collect();
+        streams.extend(self.watched.iter().filter(|(_, pipe)| held(*pipe)).map(|(stream, _)| *stream));
+        streams.sort_unstable();
+        streams.dedup();
+        streams
+    }
+
+    /// Takes an answer of the source: who is there, and who is to be signalled.
+    fn judge(&mut self, census: &Census) {
+        let (view, pipes) = (self.view(), self.open_pipes());
+        let Some(ending) = &mut self.ending else { return };
+        let sentences = ending.judge(census, &pipes, view);
+        let in_grace = ending.in_grace();
+        if !in_grace && (view.pumping || view.watching) {
+            for (index, holder) in census.holders.iter().enumerate() {
+                let streams = self.streams_of(census, index);
+                self.journal.saw(holder, &streams);
+            }
+        }
+        for sentence in sentences {
+            self.carry_out(&sentence, census);
+        }
+    }
+
+    fn carry_out(&mut self, sentence: &Sentence, census: &Census) {
+        let described = census.holders.iter().find(|holder| holder.id == sentence.id).map(|h| h.description.clone());
+        let Some(description) = described.or_else(|| describe::describe(sentence.id.pid).ok()) else { return };
+        let warrant = Warrant {
+            id: sentence.id,
+            relation: sentence.relation,
+            ground: sentence.ground.clone(),
+            description: &description,
+            signal: sentence.signal,
+        };
+        let verdict = act::signal(&warrant, &self.authority(), &mut self.journal);
+        let Some(ending) = &mut self.ending else { return };
+        match verdict {
+            Ok(Verdict::Signalled) => ending.signalled(sentence.id, sentence.signal),
+            // It moved between the look and the verification; the next look sees where to.
+            Ok(Verdict::Gone | Verdict::Refused(Refusal::NoHold | Refusal::Reused)) => {}
+            Ok(Verdict::Refused(_)) => ending.refused(sentence.id),
+            Err(_) => ending.unanswered(),
+        }
+    }
+
+    fn authority(&self) -> Authority {
+        use super::options::{OnForeign, OnHolder};
+        Authority {
+            root: nix::unistd::getpid().as_raw(),
+            keep: self.options.keep.clone(),
+            foreign: self.options.on_foreign == OnForeign::As(OnHolder::End),
+        }
+    }
+
+    /// Lets go of every stream that is still open; what is in the pipes now is still delivered.
+    fn let_go(&mut self, how: LetGo) {
+        let mut done = match how {
+            LetGo::Drain => Action::Drained,
+            LetGo::Close => Action::Closed,
+        };
+        for pump in self.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
+            let Some(source) = pump.let_go() else { continue };
+            if how == LetGo::Drain {
+                match drain::start(&source) {
+                    Ok(sink) => _ = self.sinks.insert(sink),
+                    Err(_) => done = Action::Closed,
+                }
+            }
+        }
+        self.journal.let_go(done);
+    }
+
+    /// The holders' part is over: what was read must still arrive.
+    fn deliver(&mut self, now: Instant, view: View) -> Next {
+        if !view.blocked {
+            return Next::Done;
+        }
+        let since = *self.delivering_since.get_or_insert(now);
+        match self.options.max_deliver {
+            Some(bound) if now >= since + bound => Next::Done,
+            Some(bound) => Next::Wait(since + bound),
+            None => Next::Wait(now + FAR),
+        }
+    }
+
+    /// Waits until something happens or a clock runs out, and takes what happened.
+    fn wait(&mut self, until: Instant) -> io::Result<()> {
+        let mut fds = vec![PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
+        if self.status.is_none() {
+            fds.push(PollFd::new(self.command.pidfd.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(worker) = self.worker.as_ref().filter(|worker| worker.is_busy()) {
+            fds.push(PollFd::new(worker.fd(), PollFlags::POLLIN));
+        }
+        let mut ways = Vec::new();
+        for (index, pump) in self.pumps.iter().enumerate() {
+            for (side, interest) in pump.interests().into_iter().enumerate() {
+                if let Some((fd, flags)) = interest {
+                    if side == 1 {
+                        ways.push((index, fds.len()));
+                    }
+                    fds.push(PollFd::new(fd, flags));
+                }
+            }
+        }
+        let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
+        match ppoll(&mut fds, Some(timeout), None) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let said: Vec<(usize, PollFlags)> =
+            ways.iter().filter_map(|(pump, at)| Some((*pump, fds[*at].revents()?))).collect();
+        drop(fds);
+        for (pump, flags) in said {
+            self.pumps[pump].downstream_said(flags);
+        }
+        self.take_signals()?;
+        self.take_exits()?;
+        self.take_answer();
+        Ok(())
+    }
+
+    fn take_answer(&mut self) {
+        let Some(worker) = self.worker.as_mut() else { return };
+        match worker.answer() {
+            Ok(Some(census)) => self.judge(&census),
+            Ok(None) => {}
+            Err(error) => {
+                self.journal.source_failed(&error);
+                if let Some(ending) = &mut self.ending {
+                    ending.unanswered();
+                }
+            }
+        }
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        while let Some(info) = self.signals.next()? {
+            let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
+            if signal != libc::SIGCHLD {
+                self.forward(signal, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// A signal was sent to us: the command gets it, and SIGINT and SIGTERM begin an ending.
+    fn forward(&mut self, signal: i32, now: Instant) {
+        let rewritten = self.options.rewrite.iter().find(|(from, _)| *from == signal).map_or(signal, |(_, to)| *to);
+        if signals::asks_to_end(signal) {
+            if self.asked.is_none() && self.status.is_none() {
+                self.journal.asked(EndedFor::Signal);
+                self.asked = Some(Asked { what_for: EndedFor::Signal, at: now, killed: rewritten == libc::SIGKILL });
+            } else {
+                self.insist();
+                return;
+            }
+        }
+        self.signal_command(rewritten, signals::is_for_the_group(signal));
+    }
+
+    /// A second request to end: straight to SIGKILL.
+    fn insist(&mut self) {
+        self.signal_command(libc::SIGKILL, true);
+        if let Some(asked) = &mut self.asked {
+            asked.killed = true;
+        }
+        if let Some(ending) = &mut self.ending {
+            ending.hurry();
+        }
+    }
+
+    /// Notes the command's exit without reaping it, and reaps everything else that died.
+    fn take_exits(&mut self) -> io::Result<()> {
+        let mut died = false;
+        while self.status.is_none() {
+            match reap::peek()? {
+                None => break,
+                Some(death) if death.pid == self.command.pid => self.command_exited(death.status),
+                Some(death) => died |= reap::reap(death.pid),
+            }
+        }
+        if self.status.is_some() {
+            // The command's zombie, which we keep, would be found first by every wait for any child.
+            for child in children::children(nix::unistd::getpid().as_raw()).unwrap_or_default() {
+                died |= child != self.command.pid && reap::reap(child);
+            }
+        }
+        if died && let Some(ending) = &mut self.ending {
+            ending.nudge();
+        }
+        Ok(())
+    }
+
+    fn command_exited(&mut self, status: ExitStatus) {
+        let at = Instant::now();
+        self.status = Some(Exited { at, status });
+        self.journal.exited(status, at);
+        let reap_all = match self.options.reap {
+            Reap::All => true,
+            Reap::Holders => false,
+            Reap::Auto => self.asked.is_some(),
+        };
+        let signalled = self.asked.map(|asked| at.saturating_duration_since(asked.at));
+        let beginning = Beginning { exit: at, home: self.home(), signalled, reap_all };
+        let mut ending = Ending::new(self.options, &beginning);
+        if self.asked.is_some_and(|asked| asked.killed) {
+            ending.hurry();
+        }
+        self.ending = Some(ending);
+    }
+
+    /// Reaps the command and says how it went.
+    fn finish(self) -> io::Result<Finished> {
+        let undelivered: usize = self.pumps.iter().map(Pump::undelivered).sum();
+        let exited = self.status.ok_or_else(|| io::Error::other("the run is over before its command"))?;
+        let outcome = match &self.ending {
+            _ if undelivered > 0 => Outcome::Undelivered,
+            Some(ending) => ending.outcome(),
+            None => Outcome::Natural,
+        };
+        let _ = reap::reap(self.command.pid);
+        let all_eof = !self.pumps.is_empty() && self.pumps.iter().all(|pump| pump.end() == Some(StreamEnd::Eof));
+        let exit_to_eof = self.last_eof.filter(|_| all_eof).map(|eof| eof.saturating_duration_since(exited.at));
+        let ended_for = self.asked.map_or(EndedFor::Exit, |asked| asked.what_for);
+        let report = Report {
+            outcome,
+            exit_status: exited.status,
+            ended_for,
+            exit_to_eof_us: exit_to_eof.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            backend: "proc",
+            rung: "proc",
+            undelivered_bytes: u64::try_from(undelivered).unwrap_or(u64::MAX),
+            holders: self.journal.holders(),
+            tries: vec![Try { exit_status: exited.status, ended_for }],
+        };
+        Ok(Finished { report, failed: self.failed })
+    }
+}
