@@ -192,7 +192,7 @@ fn verify(warrant: &Warrant<'_>, authority: &Authority) -> io::Result<Result<(),
         if is_our_ancestor(pid) {
             return Ok(Err(Refusal::Ancestor));
         }
-        if !(authority.foreign && warrant.relation == Relation::Foreign) {
+        if !(authority.foreign && matches!(warrant.relation, Relation::Foreign | Relation::Adopted)) {
             return Ok(Err(Refusal::NotLineage));
         }
     }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::value::{self, Bound};
 use crate::ownership::keep::Keep;
 use crate::run::options::{Leak, OnForeign, OnHolder, OnOpaque, Options, Reap, ReportStyle, Stdin, Stdio};
-use crate::run::{self, report::Report};
+use crate::run::{self, Finished, report::Report};
 
 /// Run a command: every byte of its output arrives, then EOF, then its exit status.
 ///
@@ -195,18 +195,24 @@ impl Run {
             Ok(options) => options,
             Err(error) => return super::usage_error(&error),
         };
-        let (report, result) = run::run(&options);
-        if let Some(report) = &report {
-            print(report, &options);
-        }
-        match (result, report) {
-            (Err(error), _) => {
-                super::complain(&error);
-                ExitCode::from(error.exit_code())
+        let code = match run::run(&options) {
+            Ok(Finished::Supervised(report, failed)) => {
+                print(&report, &options);
+                match failed {
+                    None => report.exit_code(&options),
+                    Some(error) => {
+                        super::complain(&error);
+                        super::FAILURE
+                    }
+                }
             }
-            (Ok(()), Some(report)) => ExitCode::from(report.exit_code(&options)),
-            (Ok(()), None) => ExitCode::from(super::FAILURE),
-        }
+            Ok(Finished::Relayed(code)) => code,
+            Err(error) => {
+                super::complain(&error);
+                error.exit_code()
+            }
+        };
+        ExitCode::from(code)
     }
 
     fn options(self) -> Result<Options, String> {

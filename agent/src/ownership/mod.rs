@@ -91,4 +91,6 @@ pub struct Lineage {
     pub root: i32,
     /// The home group, or our own group where the command shares it.
     pub home: i32,
+    /// The process in front of the supervisor, which adopts orphans that are not lineage.
+    pub adopter: Option<i32>,
 }

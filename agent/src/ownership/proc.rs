@@ -31,7 +31,7 @@ impl Proc {
         Ok(Holder {
             id: stat.id,
             relation,
-            escaped: relation != Relation::Foreign && stat.pgid != self.lineage.home,
+            escaped: !matches!(relation, Relation::Foreign | Relation::Adopted) && stat.pgid != self.lineage.home,
             kept: self.keep.matches(stat.id.pid, &description.comm),
             ignores_sigpipe: describe::ignores_sigpipe(stat.id.pid),
             holds,
@@ -118,9 +118,16 @@ impl Proc {
         Ok(())
     }
 
-    /// A process that was born after the lineage was listed can be lineage all the same.
+    /// What a process is that the walk over the lineage did not show. It can be lineage all the same:
+    /// born since.
     fn relation(&self, stat: &Stat) -> Relation {
-        if children::descends_from(stat.id.pid, self.lineage.root) { Relation::Lineage } else { Relation::Foreign }
+        if children::descends_from(stat.id.pid, self.lineage.root) {
+            Relation::Lineage
+        } else if self.lineage.adopter == Some(stat.ppid) {
+            Relation::Adopted
+        } else {
+            Relation::Foreign
+        }
     }
 }
 

@@ -407,7 +407,9 @@ impl Ending {
         };
         match holder.relation {
             Relation::Lineage if self.policy.on_holder == OnHolder::End => visible(holder),
-            Relation::Foreign if self.policy.on_foreign == OnForeign::As(OnHolder::End) => visible(holder),
+            Relation::Foreign | Relation::Adopted if self.policy.on_foreign == OnForeign::As(OnHolder::End) => {
+                visible(holder)
+            }
             Relation::Opaque if self.policy.on_opaque == OnOpaque::End => Some(Ground::Opaque),
             Relation::Suspect if self.policy.on_holder == OnHolder::End => {
                 let alone = !all.iter().any(|other| other.relation == Relation::Lineage && !self.is_spared(other));
@@ -479,7 +481,7 @@ impl Ending {
         let relations = || holders.iter().filter(|holder| !self.is_spared(holder)).map(|holder| holder.relation);
         if relations().any(|relation| relation == Relation::Lineage) {
             Scope::Lineage
-        } else if relations().any(|relation| relation == Relation::Foreign) {
+        } else if relations().any(|relation| matches!(relation, Relation::Foreign | Relation::Adopted)) {
             Scope::Machine
         } else {
             Scope::Hidden

@@ -10,6 +10,7 @@ mod inherited;
 mod journal;
 mod pump;
 mod reap;
+mod relay;
 mod signals;
 mod spawn;
 mod stdio;
@@ -18,16 +19,27 @@ mod supervisor;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::ownership::Lineage;
 use crate::pipe::Stream;
 use downstream::Downstream;
 use journal::Journal;
 use options::{Options, Stdin};
+pub use pump::DownstreamFailed;
 use pump::Pump;
+use relay::Role;
 use report::Report;
 use signals::Signals;
 use spawn::{Setup, SpawnError};
 use stdio::{Plan, Treatment};
-use supervisor::Supervisor;
+use supervisor::{Run, Supervisor};
+
+/// How a run came to its end.
+pub enum Finished {
+    /// Here is what is to be reported, and what broke on our side, if something did.
+    Supervised(Box<Report>, Option<DownstreamFailed>),
+    /// Another process of ours supervised it and has reported; this is its exit status.
+    Relayed(u8),
+}
 
 /// Why a run did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +50,6 @@ pub enum RunError {
     /// We could not get ready to supervise; nothing was started.
     #[error("cannot {0}: {1}")]
     Setup(&'static str, io::Error),
-    /// A stream could not be written, the command was ended.
-    #[error(transparent)]
-    Downstream(#[from] pump::DownstreamFailed),
     /// Our own descriptors failed us.
     #[error("the supervisor cannot go on: {0}")]
     Supervision(io::Error),
@@ -52,7 +61,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Spawn(error) => error.exit_code(),
-            RunError::Setup(..) | RunError::Downstream(_) | RunError::Supervision(_) => 125,
+            RunError::Setup(..) | RunError::Supervision(_) => 125,
         }
     }
 }
@@ -66,19 +75,13 @@ impl RunError {
 ///
 /// # Errors
 ///
-/// As [`RunError`] says; the report comes along where the command was started.
-pub fn run(options: &Options) -> (Option<Report>, Result<(), RunError>) {
-    match supervise(options) {
-        Ok((report, None)) => (Some(report), Ok(())),
-        Ok((report, Some(failed))) => (Some(report), Err(failed.into())),
-        Err(error) => (None, Err(error)),
-    }
-}
-
-type Supervised = Result<(Report, Option<pump::DownstreamFailed>), RunError>;
-
-fn supervise(options: &Options) -> Supervised {
-    let signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
+/// As [`RunError`] says.
+pub fn run(options: &Options) -> Result<Finished, RunError> {
+    let mut signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
+    let front = match relay::enter(&mut signals).map_err(|error| RunError::Setup("fork", error))? {
+        Role::Relay(code) => return Ok(Finished::Relayed(code)),
+        Role::Supervisor(front) => front,
+    };
     become_subreaper().map_err(|error| RunError::Setup("become a subreaper", error))?;
     let plan = Plan::new(options.stdio, options.split).map_err(|error| RunError::Setup("look at stdio", error))?;
     let streams = Streams::new(&plan).map_err(|error| RunError::Setup("make pipes for the command", error))?;
@@ -94,10 +97,10 @@ fn supervise(options: &Options) -> Supervised {
         own_group,
         pdeathsig: options.pdeathsig,
     })?;
-    let pumps = streams.into_pumps();
-    let supervisor = Supervisor::new(options, signals, command, pumps, plan.watched(), own_group, Journal::default());
-    let finished = supervisor.run().map_err(RunError::Supervision)?;
-    Ok((finished.report, finished.failed))
+    let home = if own_group { command.pid } else { nix::unistd::getpgrp().as_raw() };
+    let lineage = Lineage { root: nix::unistd::getpid().as_raw(), home, adopter: front };
+    let run = Run { signals, command, pumps: streams.into_pumps(), watched: plan.watched(), own_group, lineage };
+    Supervisor::new(options, run, Journal::default()).run().map_err(RunError::Supervision)
 }
 
 /// Orphans of the lineage become our children, so that its every member is below us.

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 
+use super::Finished;
 use super::drain;
 use super::ending::{Beginning, Ending, LetGo, Sentence, Step, View};
 use super::journal::Journal;
@@ -31,14 +32,26 @@ use crate::process::{children, describe};
 const SCAN_BOUND: Duration = Duration::from_secs(2);
 
 /// What a run is made of, once its command is started.
+pub struct Run {
+    /// Signals to us.
+    pub signals: Signals,
+    /// The command.
+    pub command: Spawned,
+    /// The streams that go through us.
+    pub pumps: Vec<Pump>,
+    /// The pipes behind streams that do not.
+    pub watched: Vec<(Stream, Pipe)>,
+    /// Whether the command has a process group of its own.
+    pub own_group: bool,
+    /// What belongs to the run.
+    pub lineage: Lineage,
+}
+
+/// A run under way.
 pub struct Supervisor<'a> {
     options: &'a Options,
-    signals: Signals,
-    command: Spawned,
+    run: Run,
     status: Option<Exited>,
-    pumps: Vec<Pump>,
-    watched: Vec<(Stream, Pipe)>,
-    own_group: bool,
     worker: Option<Worker>,
     sinks: HashSet<i32>,
     asked: Option<Asked>,
@@ -72,37 +85,17 @@ enum Next {
     Done,
 }
 
-/// How a run ended.
-pub struct Finished {
-    /// What is reported.
-    pub report: Report,
-    /// What broke on our side, if something did: the exit status is 125 then.
-    pub failed: Option<DownstreamFailed>,
-}
-
 /// Bounds that nothing sets are this far away.
 const FAR: Duration = Duration::from_secs(24 * 3600);
 
 impl<'a> Supervisor<'a> {
     /// Takes over a command that was just started.
     #[must_use]
-    pub fn new(
-        options: &'a Options,
-        signals: Signals,
-        command: Spawned,
-        pumps: Vec<Pump>,
-        watched: Vec<(Stream, Pipe)>,
-        own_group: bool,
-        journal: Journal,
-    ) -> Supervisor<'a> {
+    pub fn new(options: &'a Options, run: Run, journal: Journal) -> Supervisor<'a> {
         Supervisor {
             options,
-            signals,
-            command,
+            run,
             status: None,
-            pumps,
-            watched,
-            own_group,
             worker: None,
             sinks: HashSet::new(),
             asked: None,
@@ -134,7 +127,7 @@ impl<'a> Supervisor<'a> {
 
     /// Moves bytes, and gives downstream its EOF as soon as a stream has ended.
     fn turn_pumps(&mut self, now: Instant) {
-        for pump in &mut self.pumps {
+        for pump in &mut self.run.pumps {
             let had_ended = pump.end().is_some();
             if let Err(error) = pump.turn(now) {
                 self.failed.get_or_insert(error);
@@ -152,10 +145,10 @@ impl<'a> Supervisor<'a> {
 
     fn view(&self) -> View {
         View {
-            pumping: self.pumps.iter().any(|pump| pump.end().is_none()),
-            watching: !self.watched.is_empty(),
-            blocked: self.pumps.iter().any(Pump::is_blocked),
-            last_bytes: self.pumps.iter().filter_map(|pump| pump.last_bytes).max(),
+            pumping: self.run.pumps.iter().any(|pump| pump.end().is_none()),
+            watching: !self.run.watched.is_empty(),
+            blocked: self.run.pumps.iter().any(Pump::is_blocked),
+            last_bytes: self.run.pumps.iter().filter_map(|pump| pump.last_bytes).max(),
         }
     }
 
@@ -227,11 +220,11 @@ impl<'a> Supervisor<'a> {
         if self.status.is_some() {
             return;
         }
-        let leader = if self.own_group && group { PinnedLeader::new(self.command.pid) } else { None };
+        let leader = if self.run.own_group && group { PinnedLeader::new(self.run.command.pid) } else { None };
         match leader {
             // The command is not reaped, so the group's number is pinned.
             Some(leader) => act::signal_home_group(&leader, signal),
-            None => act::signal_child(&self.command.pidfd, signal),
+            None => act::signal_child(&self.run.command.pidfd, signal),
         }
     }
 
@@ -247,29 +240,24 @@ impl<'a> Supervisor<'a> {
     /// The thread that looks for holders: started when the first question comes up.
     fn worker(&mut self) -> io::Result<&mut Worker> {
         if self.worker.is_none() {
-            let lineage = Lineage { root: nix::unistd::getpid().as_raw(), home: self.home() };
-            let source = Proc::new(lineage, self.options.keep.clone());
+            let source = Proc::new(self.run.lineage.clone(), self.options.keep.clone());
             self.worker = Some(Worker::start(Box::new(source))?);
         }
         self.worker.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn home(&self) -> i32 {
-        if self.own_group { self.command.pid } else { nix::unistd::getpgrp().as_raw() }
-    }
-
     /// The pipes whose holders matter now.
     fn open_pipes(&self) -> Vec<Pipe> {
-        let pumped = self.pumps.iter().filter(|pump| pump.end().is_none()).map(|pump| pump.pipe);
-        pumped.chain(self.watched.iter().map(|(_, pipe)| *pipe)).collect()
+        let pumped = self.run.pumps.iter().filter(|pump| pump.end().is_none()).map(|pump| pump.pipe);
+        pumped.chain(self.run.watched.iter().map(|(_, pipe)| *pipe)).collect()
     }
 
     fn streams_of(&self, census: &Census, index: usize) -> Vec<Stream> {
         let holds = &census.holders[index].holds;
         let held = |pipe: Pipe| holds.iter().any(|hold| hold.pipe == pipe.id);
         let mut streams: Vec<Stream> =
-            self.pumps.iter().filter(|pump| held(pump.pipe)).flat_map(|pump| pump.streams.clone()).collect();
-        streams.extend(self.watched.iter().filter(|(_, pipe)| held(*pipe)).map(|(stream, _)| *stream));
+            self.run.pumps.iter().filter(|pump| held(pump.pipe)).flat_map(|pump| pump.streams.clone()).collect();
+        streams.extend(self.run.watched.iter().filter(|(_, pipe)| held(*pipe)).map(|(stream, _)| *stream));
         streams.sort_unstable();
         streams.dedup();
         streams
@@ -316,7 +304,7 @@ impl<'a> Supervisor<'a> {
     fn authority(&self) -> Authority {
         use super::options::{OnForeign, OnHolder};
         Authority {
-            root: nix::unistd::getpid().as_raw(),
+            root: self.run.lineage.root,
             keep: self.options.keep.clone(),
             foreign: self.options.on_foreign == OnForeign::As(OnHolder::End),
         }
@@ -328,7 +316,7 @@ impl<'a> Supervisor<'a> {
             LetGo::Drain => Action::Drained,
             LetGo::Close => Action::Closed,
         };
-        for pump in self.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
+        for pump in self.run.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
             let Some(source) = pump.let_go() else { continue };
             if how == LetGo::Drain {
                 match drain::start(&source) {
@@ -355,15 +343,15 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until something happens or a clock runs out, and takes what happened.
     fn wait(&mut self, until: Instant) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.run.signals.fd(), PollFlags::POLLIN)];
         if self.status.is_none() {
-            fds.push(PollFd::new(self.command.pidfd.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(self.run.command.pidfd.as_fd(), PollFlags::POLLIN));
         }
         if let Some(worker) = self.worker.as_ref().filter(|worker| worker.is_busy()) {
             fds.push(PollFd::new(worker.fd(), PollFlags::POLLIN));
         }
         let mut ways = Vec::new();
-        for (index, pump) in self.pumps.iter().enumerate() {
+        for (index, pump) in self.run.pumps.iter().enumerate() {
             for (side, interest) in pump.interests().into_iter().enumerate() {
                 if let Some((fd, flags)) = interest {
                     if side == 1 {
@@ -382,7 +370,7 @@ impl<'a> Supervisor<'a> {
             ways.iter().filter_map(|(pump, at)| Some((*pump, fds[*at].revents()?))).collect();
         drop(fds);
         for (pump, flags) in said {
-            self.pumps[pump].downstream_said(flags);
+            self.run.pumps[pump].downstream_said(flags);
         }
         self.take_signals()?;
         self.take_exits()?;
@@ -405,7 +393,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn take_signals(&mut self) -> io::Result<()> {
-        while let Some(info) = self.signals.next()? {
+        while let Some(info) = self.run.signals.next()? {
             let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
             if signal != libc::SIGCHLD {
                 self.forward(signal, Instant::now());
@@ -446,14 +434,14 @@ impl<'a> Supervisor<'a> {
         while self.status.is_none() {
             match reap::peek()? {
                 None => break,
-                Some(death) if death.pid == self.command.pid => self.command_exited(death.status),
+                Some(death) if death.pid == self.run.command.pid => self.command_exited(death.status),
                 Some(death) => died |= reap::reap(death.pid),
             }
         }
         if self.status.is_some() {
             // The command's zombie, which we keep, would be found first by every wait for any child.
-            for child in children::children(nix::unistd::getpid().as_raw()).unwrap_or_default() {
-                died |= child != self.command.pid && reap::reap(child);
+            for child in children::children(self.run.lineage.root).unwrap_or_default() {
+                died |= child != self.run.command.pid && reap::reap(child);
             }
         }
         if died && let Some(ending) = &mut self.ending {
@@ -472,7 +460,7 @@ impl<'a> Supervisor<'a> {
             Reap::Auto => self.asked.is_some(),
         };
         let signalled = self.asked.map(|asked| at.saturating_duration_since(asked.at));
-        let beginning = Beginning { exit: at, home: self.home(), signalled, reap_all };
+        let beginning = Beginning { exit: at, home: self.run.lineage.home, signalled, reap_all };
         let mut ending = Ending::new(self.options, &beginning);
         if self.asked.is_some_and(|asked| asked.killed) {
             ending.hurry();
@@ -482,15 +470,16 @@ impl<'a> Supervisor<'a> {
 
     /// Reaps the command and says how it went.
     fn finish(self) -> io::Result<Finished> {
-        let undelivered: usize = self.pumps.iter().map(Pump::undelivered).sum();
+        let undelivered: usize = self.run.pumps.iter().map(Pump::undelivered).sum();
         let exited = self.status.ok_or_else(|| io::Error::other("the run is over before its command"))?;
         let outcome = match &self.ending {
             _ if undelivered > 0 => Outcome::Undelivered,
             Some(ending) => ending.outcome(),
             None => Outcome::Natural,
         };
-        let _ = reap::reap(self.command.pid);
-        let all_eof = !self.pumps.is_empty() && self.pumps.iter().all(|pump| pump.end() == Some(StreamEnd::Eof));
+        let _ = reap::reap(self.run.command.pid);
+        let all_eof =
+            !self.run.pumps.is_empty() && self.run.pumps.iter().all(|pump| pump.end() == Some(StreamEnd::Eof));
         let exit_to_eof = self.last_eof.filter(|_| all_eof).map(|eof| eof.saturating_duration_since(exited.at));
         let ended_for = self.asked.map_or(EndedFor::Exit, |asked| asked.what_for);
         let report = Report {
@@ -504,6 +493,6 @@ impl<'a> Supervisor<'a> {
             holders: self.journal.holders(),
             tries: vec![Try { exit_status: exited.status, ended_for }],
         };
-        Ok(Finished { report, failed: self.failed })
+        Ok(Finished::Supervised(Box::new(report), self.failed))
     }
 }

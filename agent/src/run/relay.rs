@@ -1,0 +1,80 @@
+//! A small init that stands in front of the supervisor where it cannot be its own.
+//!
+//! Everything below the supervisor is the lineage. That is not so where other processes can become
+//! its children: as pid 1, which adopts every orphan of the namespace, and where a shell that had
+//! children replaced itself by us (`sh -c 'helper & exec pipewarden run …'`). Then the supervisor
+//! runs in a child, whose descendants are the lineage by construction, and this process stays behind
+//! to forward signals, reap what is not lineage, and return the supervisor's exit status.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::ForkResult;
+
+use super::reap;
+use super::signals::Signals;
+use crate::act::{pidfd_open, signal_child};
+use crate::process::children;
+
+/// Which of the two processes we are from here on.
+pub enum Role {
+    /// The supervisor. The number is the process that stands in front, if one does.
+    Supervisor(Option<i32>),
+    /// The one that stood in front, with the supervisor's exit status: nothing is left to do.
+    Relay(u8),
+}
+
+/// Forks where that is needed. Must be called before there is a second thread.
+///
+/// # Errors
+///
+/// When there is no process to be had, or ours cannot be read in `/proc`.
+pub fn enter(signals: &mut Signals) -> io::Result<Role> {
+    let us = nix::unistd::getpid();
+    if us.as_raw() != 1 && children::children(us.as_raw())?.is_empty() {
+        return Ok(Role::Supervisor(None));
+    }
+    // SAFETY: there is one thread, so the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            // Without the process in front nobody would forward signals to us or wait for us.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if nix::unistd::getppid() != us {
+                return Err(io::Error::other("the process in front of the supervisor was killed"));
+            }
+            Ok(Role::Supervisor(Some(us.as_raw())))
+        }
+        ForkResult::Parent { child } => {
+            let supervisor = pidfd_open(child.as_raw())?;
+            stand_in_front(child.as_raw(), &supervisor, signals).map(Role::Relay)
+        }
+    }
+}
+
+/// Forward, reap, return.
+fn stand_in_front(supervisor: i32, pidfd: &OwnedFd, signals: &mut Signals) -> io::Result<u8> {
+    loop {
+        let mut fds = [PollFd::new(signals.fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(info) = signals.next()? {
+            // What the kernel sends to our group on the terminal's behalf, the supervisor got too.
+            if let Ok(signal) = i32::try_from(info.ssi_signo)
+                && signal != libc::SIGCHLD
+                && info.ssi_code != libc::SI_KERNEL
+            {
+                signal_child(pidfd, signal);
+            }
+        }
+        while let Some(death) = reap::peek()? {
+            let _ = reap::reap(death.pid);
+            if death.pid == supervisor {
+                return Ok(death.status.shell_code());
+            }
+        }
+    }
+}
