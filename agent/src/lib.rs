@@ -14,6 +14,7 @@
 //! - [`cli`]: arguments, and how results are printed.
 
 pub mod act;
+pub mod audit;
 pub mod cli;
 pub mod ownership;
 pub mod pipe;

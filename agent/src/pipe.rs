@@ -181,3 +181,25 @@ impl EndedFor {
         self != EndedFor::Exit
     }
 }
+
+/// How a process exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// By exit(2), with this status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl ExitStatus {
+    /// As shells tell it: the code, or 128 and the signal's number.
+    #[must_use]
+    pub fn shell_code(self) -> u8 {
+        let code = match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128 + signal,
+        };
+        u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+    }
+}

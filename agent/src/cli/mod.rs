@@ -1,9 +1,10 @@
 //! The command line: a file per subcommand.
 
+pub mod audit;
+pub mod print;
 pub mod run;
 mod value;
 
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -23,6 +24,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(Box<run::Run>),
+    /// Check the audit log that --audit wrote
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 /// Parses, dispatches and gives the exit code.
@@ -30,9 +34,9 @@ enum Verb {
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(Cli { verb: Verb::Run(run) }) => run.run(),
+        Ok(Cli { verb: Verb::Audit(command) }) => audit::run(&command),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            let _ = error.print();
-            ExitCode::SUCCESS
+            print::print(&error.to_string()).map_or(ExitCode::from(FAILURE), |()| ExitCode::SUCCESS)
         }
         Err(error) => usage_error(&one_line(&error)),
     }
@@ -40,15 +44,8 @@ pub fn main() -> ExitCode {
 
 /// Says what is wrong with the command line.
 fn usage_error(message: &str) -> ExitCode {
-    complain(&message);
+    print::complain(&message);
     ExitCode::from(FAILURE)
-}
-
-/// One line on stderr.
-fn complain(message: &dyn Display) {
-    use std::io::Write as _;
-    let line = message.to_string().replace('\n', " ");
-    let _ = writeln!(std::io::stderr(), "pipewarden: {line}");
 }
 
 /// The parser's paragraphs in one line, without the usage.

@@ -201,14 +201,14 @@ impl Run {
                 match failed {
                     None => report.exit_code(&options),
                     Some(error) => {
-                        super::complain(&error);
+                        super::print::complain(&error);
                         super::FAILURE
                     }
                 }
             }
             Ok(Finished::Relayed(code)) => code,
             Err(error) => {
-                super::complain(&error);
+                super::print::complain(&error);
                 error.exit_code()
             }
         };

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::report::{ExitStatus, HolderReport, Roll};
+use super::report::{HolderReport, Roll};
 use crate::act::{self, Refusal, Warrant};
 use crate::ownership::Holder;
-use crate::pipe::{Action, EndedFor, Pipe, Stream};
+use crate::pipe::{Action, EndedFor, ExitStatus, Pipe, Stream};
 
 /// The run's book-keeper.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::report::ExitStatus;
+use crate::pipe::ExitStatus;
 
 /// A child that exited.
 #[derive(Clone, Copy, Debug)]

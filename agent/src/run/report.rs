@@ -7,32 +7,10 @@ use serde::Serialize;
 
 use super::options::{Leak, Options};
 use crate::ownership::Holder;
-use crate::pipe::{Action, EndedFor, Outcome, ProcessId, Relation, Stream};
+use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, ProcessId, Relation, Stream};
 
 /// Lines of text about single holders; then only their number is told.
 const LINES: usize = 8;
-
-/// How a process exited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExitStatus {
-    /// It exited with this code.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-}
-
-impl ExitStatus {
-    /// As shells tell it: the code, or 128 and the signal's number.
-    #[must_use]
-    pub fn shell_code(self) -> u8 {
-        let code = match self {
-            ExitStatus::Code(code) => code,
-            ExitStatus::Signal(signal) => 128 + signal,
-        };
-        u8::try_from(code & 0xff).unwrap_or(u8::MAX)
-    }
-}
 
 /// A holder in the report.
 #[derive(Clone, Debug, Serialize)]

@@ -16,7 +16,7 @@ use super::journal::Journal;
 use super::options::{Options, Reap};
 use super::pump::{DownstreamFailed, Pump, StreamEnd};
 use super::reap;
-use super::report::{ExitStatus, Report, Try};
+use super::report::{Report, Try};
 use super::signals::{self, Signals};
 use super::spawn::Spawned;
 use super::stdio;
@@ -24,7 +24,7 @@ use crate::act::{self, Authority, PinnedLeader, Refusal, Verdict, Warrant};
 use crate::ownership::proc::Proc;
 use crate::ownership::worker::Worker;
 use crate::ownership::{Census, Lineage, Question, Scope};
-use crate::pipe::{Action, EndedFor, Outcome, Pipe, Stream};
+use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, Pipe, Stream};
 use crate::process::{children, describe};
 
 /// How long a question to the source may take: longer than any sane walk over `/proc`, and an answer
