@@ -8,7 +8,8 @@ mod value;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// The exit status of what we ourselves could not do, as with env(1) and timeout(1).
 const FAILURE: u8 = 125;
@@ -32,14 +33,33 @@ enum Verb {
 /// Parses, dispatches and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::try_parse() {
-        Ok(Cli { verb: Verb::Run(run) }) => run.run(),
-        Ok(Cli { verb: Verb::Audit(command) }) => audit::run(&command),
+    let mut command = Cli::command();
+    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, written(&command, &matches)))
+    });
+    match parsed {
+        Ok((Cli { verb: Verb::Run(run) }, written)) => run.run(written),
+        Ok((Cli { verb: Verb::Audit(command) }, _)) => audit::run(&command),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print::print(&error.to_string()).map_or(ExitCode::from(FAILURE), |()| ExitCode::SUCCESS)
         }
         Err(error) => usage_error(&one_line(&error)),
     }
+}
+
+/// The subcommand's options as the user wrote them, without its arguments.
+fn written(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let options = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_opts);
+    options
+        .filter(|option| matches.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine))
+        .filter_map(|option| {
+            let values = matches.get_raw(option.get_id().as_str())?;
+            let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
+            Some((option.get_long()?.to_owned(), values.join(" ")))
+        })
+        .collect()
 }
 
 /// Says what is wrong with the command line.

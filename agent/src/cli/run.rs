@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
 use super::value::{self, Bound};
+use crate::audit::Target;
 use crate::ownership::keep::Keep;
 use crate::run::options::{Leak, OnForeign, OnHolder, OnOpaque, Options, Reap, ReportStyle, Stdin, Stdio};
 use crate::run::{self, Finished, report::Report};
@@ -71,6 +72,9 @@ pub struct Run {
     /// What answers "who holds this pipe": auto or proc
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
+    /// Append audit records as JSON lines to this file; - is stderr
+    #[arg(long, value_name = "PATH|-")]
+    audit: Option<OsString>,
     /// The report on stderr; text: only when something was ended, spared, closed or undelivered
     #[arg(long, value_name = "STYLE", default_value = "text")]
     report: Style,
@@ -188,10 +192,10 @@ impl IdleTimeout {
 }
 
 impl Run {
-    /// Runs the command.
+    /// Runs the command. `described` are the options as the user wrote them, for the audit log.
     #[must_use]
-    pub fn run(self) -> ExitCode {
-        let options = match self.options() {
+    pub fn run(self, described: Vec<(String, String)>) -> ExitCode {
+        let options = match self.options(described) {
             Ok(options) => options,
             Err(error) => return super::usage_error(&error),
         };
@@ -215,7 +219,7 @@ impl Run {
         ExitCode::from(code)
     }
 
-    fn options(self) -> Result<Options, String> {
+    fn options(self, described: Vec<(String, String)>) -> Result<Options, String> {
         let keep = Keep::new(&self.keep).map_err(|error| {
             format!("invalid value for '--keep <GLOB>': {error}; quote the glob, as in '*postgres*'")
         })?;
@@ -267,6 +271,8 @@ impl Run {
             foreground: self.foreground,
             rewrite: self.rewrite,
             pdeathsig: self.pdeathsig,
+            audit: self.audit.map(Target::from),
+            described,
         })
     }
 }

@@ -19,6 +19,7 @@ mod supervisor;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::audit::{Log, OpenError, RunId};
 use crate::ownership::Lineage;
 use crate::pipe::Stream;
 use downstream::Downstream;
@@ -32,6 +33,9 @@ use signals::Signals;
 use spawn::{Setup, SpawnError};
 use stdio::{Plan, Treatment};
 use supervisor::{Run, Supervisor};
+
+/// The exit status of what we ourselves could not do.
+const FAILURE: u8 = 125;
 
 /// How a run came to its end.
 pub enum Finished {
@@ -47,6 +51,9 @@ pub enum RunError {
     /// The command was not started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The audit log cannot be had; nothing was started.
+    #[error(transparent)]
+    Audit(#[from] OpenError),
     /// We could not get ready to supervise; nothing was started.
     #[error("cannot {0}: {1}")]
     Setup(&'static str, io::Error),
@@ -61,7 +68,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Spawn(error) => error.exit_code(),
-            RunError::Setup(..) | RunError::Supervision(_) => 125,
+            RunError::Audit(_) | RunError::Setup(..) | RunError::Supervision(_) => FAILURE,
         }
     }
 }
@@ -82,6 +89,27 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
         Role::Relay(code) => return Ok(Finished::Relayed(code)),
         Role::Supervisor(front) => front,
     };
+    let log = match &options.audit {
+        Some(target) => Log::open(target, RunId::new())?,
+        None => Log::disabled(RunId::new()),
+    };
+    let journal = Journal::open(log, options);
+    match start(options, signals, front) {
+        Ok(run) => {
+            let ended = Supervisor::new(options, run, journal).run().map_err(RunError::Supervision)?;
+            let code = if ended.failed.is_some() { FAILURE } else { ended.report.exit_code(options) };
+            ended.journal.close(Some(&ended.report), code);
+            Ok(Finished::Supervised(Box::new(ended.report), ended.failed))
+        }
+        Err(error) => {
+            journal.close(None, error.exit_code());
+            Err(error)
+        }
+    }
+}
+
+/// Gets everything ready, and starts the command last: what can fail has failed before.
+fn start(options: &Options, signals: Signals, front: Option<i32>) -> Result<Run, RunError> {
     become_subreaper().map_err(|error| RunError::Setup("become a subreaper", error))?;
     let plan = Plan::new(options.stdio, options.split).map_err(|error| RunError::Setup("look at stdio", error))?;
     let streams = Streams::new(&plan).map_err(|error| RunError::Setup("make pipes for the command", error))?;
@@ -99,8 +127,7 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
     })?;
     let home = if own_group { command.pid } else { nix::unistd::getpgrp().as_raw() };
     let lineage = Lineage { root: nix::unistd::getpid().as_raw(), home, adopter: front };
-    let run = Run { signals, command, pumps: streams.into_pumps(), watched: plan.watched(), own_group, lineage };
-    Supervisor::new(options, run, Journal::default()).run().map_err(RunError::Supervision)
+    Ok(Run { signals, command, pumps: streams.into_pumps(), watched: plan.watched(), own_group, lineage })
 }
 
 /// Orphans of the lineage become our children, so that its every member is below us.

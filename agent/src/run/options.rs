@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::audit::Target;
 use crate::ownership::keep::Keep;
 
 /// What to do about lineage or foreign holders once they have proved stale.
@@ -138,4 +139,8 @@ pub struct Options {
     pub rewrite: Vec<(i32, i32)>,
     /// The signal that the command gets when we die.
     pub pdeathsig: Option<Signal>,
+    /// Where the audit log goes.
+    pub audit: Option<Target>,
+    /// The options as the user wrote them, for the audit log.
+    pub described: Vec<(String, String)>,
 }

@@ -23,6 +23,8 @@ pub struct Pump {
     pub pipe: Pipe,
     /// When bytes last came out of the pipe.
     pub last_bytes: Option<Instant>,
+    /// How many bytes came out of the pipe so far.
+    pub bytes: u64,
     source: Option<OwnedFd>,
     end: Option<StreamEnd>,
     downstream: Option<Downstream>,
@@ -57,6 +59,7 @@ impl Pump {
             streams,
             pipe,
             last_bytes: None,
+            bytes: 0,
             source: Some(source),
             end: None,
             downstream: Some(downstream),
@@ -156,6 +159,7 @@ impl Pump {
             }
             Ok(read) => {
                 self.pending = 0..read;
+                self.bytes += read as u64;
                 self.last_bytes = Some(now);
                 true
             }
@@ -185,6 +189,7 @@ impl Pump {
         while left > 0 {
             let Ok(read @ 1..) = nix::unistd::read(&source, &mut chunk) else { break };
             rest.extend_from_slice(&chunk[..read]);
+            self.bytes += read as u64;
             left = left.saturating_sub(read);
         }
         self.pending = 0..rest.len();

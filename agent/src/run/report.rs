@@ -135,6 +135,11 @@ impl Roll {
         }
     }
 
+    /// Those about whom nothing was done yet.
+    pub fn undecided(&self) -> impl Iterator<Item = &HolderReport> {
+        self.entries.iter().filter(|entry| entry.action == Action::None)
+    }
+
     /// The holders, in the order in which they were seen.
     #[must_use]
     pub fn entries(&self) -> &[HolderReport] {

@@ -9,10 +9,9 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 
-use super::Finished;
 use super::drain;
 use super::ending::{Beginning, Ending, LetGo, Sentence, Step, View};
-use super::journal::Journal;
+use super::journal::{self, Journal};
 use super::options::{Options, Reap};
 use super::pump::{DownstreamFailed, Pump, StreamEnd};
 use super::reap;
@@ -25,7 +24,7 @@ use crate::ownership::proc::Proc;
 use crate::ownership::worker::Worker;
 use crate::ownership::{Census, Lineage, Question, Scope};
 use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, Pipe, Stream};
-use crate::process::{children, describe};
+use crate::process::children;
 
 /// How long a question to the source may take: longer than any sane walk over `/proc`, and an answer
 /// that comes later is only asked for again.
@@ -85,13 +84,26 @@ enum Next {
     Done,
 }
 
+/// A run that is over.
+pub struct Ended {
+    /// What is to be reported.
+    pub report: Report,
+    /// What broke on our side, if something did.
+    pub failed: Option<DownstreamFailed>,
+    /// The books, to be closed.
+    pub journal: Journal,
+}
+
 /// Bounds that nothing sets are this far away.
 const FAR: Duration = Duration::from_secs(24 * 3600);
 
 impl<'a> Supervisor<'a> {
     /// Takes over a command that was just started.
     #[must_use]
-    pub fn new(options: &'a Options, run: Run, journal: Journal) -> Supervisor<'a> {
+    pub fn new(options: &'a Options, run: Run, mut journal: Journal) -> Supervisor<'a> {
+        let pumped = run.pumps.iter().flat_map(|pump| pump.streams.iter().map(|stream| (pump.pipe, *stream)));
+        let watched = run.watched.iter().map(|(stream, pipe)| (*pipe, *stream));
+        journal.begin(run.command.pid, pumped.chain(watched).collect(), &run.lineage);
         Supervisor {
             options,
             run,
@@ -113,7 +125,7 @@ impl<'a> Supervisor<'a> {
     /// # Errors
     ///
     /// What poll(2), wait(2) and read(2) on our own descriptors say: nothing on a sound system.
-    pub fn run(mut self) -> io::Result<Finished> {
+    pub fn run(mut self) -> io::Result<Ended> {
         loop {
             let now = Instant::now();
             self.turn_pumps(now);
@@ -134,7 +146,7 @@ impl<'a> Supervisor<'a> {
             }
             if !had_ended && pump.end() == Some(StreamEnd::Eof) {
                 self.last_eof = Some(now);
-                self.journal.eof(pump.pipe);
+                self.journal.eof(pump.pipe, pump.bytes);
             }
             // Our messages still need stderr; whoever reads only stdout need not wait for our exit.
             if pump.finish() == Some(1) {
@@ -209,9 +221,14 @@ impl<'a> Supervisor<'a> {
 
     /// Begins an asked ending.
     fn ask_to_end(&mut self, what_for: EndedFor, signal: Signal, now: Instant) {
-        self.journal.asked(what_for);
-        self.asked = Some(Asked { what_for, at: now, killed: signal == Signal::SIGKILL });
+        self.begin_asked_ending(what_for, signal as i32, now);
         self.signal_command(signal as i32, true);
+    }
+
+    /// The record comes before the act.
+    fn begin_asked_ending(&mut self, what_for: EndedFor, signal: i32, now: Instant) {
+        self.journal.ending_asked(what_for, signal, self.run.own_group);
+        self.asked = Some(Asked { what_for, at: now, killed: signal == libc::SIGKILL });
     }
 
     /// Signals the home group, or the command alone where it shares our group or a helper without a
@@ -242,6 +259,7 @@ impl<'a> Supervisor<'a> {
         if self.worker.is_none() {
             let source = Proc::new(self.run.lineage.clone(), self.options.keep.clone());
             self.worker = Some(Worker::start(Box::new(source))?);
+            self.journal.source_attached();
         }
         self.worker.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -252,27 +270,15 @@ impl<'a> Supervisor<'a> {
         pumped.chain(self.run.watched.iter().map(|(_, pipe)| *pipe)).collect()
     }
 
-    fn streams_of(&self, census: &Census, index: usize) -> Vec<Stream> {
-        let holds = &census.holders[index].holds;
-        let held = |pipe: Pipe| holds.iter().any(|hold| hold.pipe == pipe.id);
-        let mut streams: Vec<Stream> =
-            self.run.pumps.iter().filter(|pump| held(pump.pipe)).flat_map(|pump| pump.streams.clone()).collect();
-        streams.extend(self.run.watched.iter().filter(|(_, pipe)| held(*pipe)).map(|(stream, _)| *stream));
-        streams.sort_unstable();
-        streams.dedup();
-        streams
-    }
-
     /// Takes an answer of the source: who is there, and who is to be signalled.
     fn judge(&mut self, census: &Census) {
         let (view, pipes) = (self.view(), self.open_pipes());
         let Some(ending) = &mut self.ending else { return };
         let sentences = ending.judge(census, &pipes, view);
-        let in_grace = ending.in_grace();
-        if !in_grace && (view.pumping || view.watching) {
-            for (index, holder) in census.holders.iter().enumerate() {
-                let streams = self.streams_of(census, index);
-                self.journal.saw(holder, &streams);
+        if !ending.in_grace() && (view.pumping || view.watching) {
+            self.journal.withheld(&census.holders, &pipes);
+            for holder in &census.holders {
+                self.journal.saw(holder);
             }
         }
         for sentence in sentences {
@@ -281,8 +287,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn carry_out(&mut self, sentence: &Sentence, census: &Census) {
-        let described = census.holders.iter().find(|holder| holder.id == sentence.id).map(|h| h.description.clone());
-        let Some(description) = described.or_else(|| describe::describe(sentence.id.pid).ok()) else { return };
+        let Some(description) = journal::description_of(sentence.id, &census.holders) else { return };
         let warrant = Warrant {
             id: sentence.id,
             relation: sentence.relation,
@@ -312,20 +317,18 @@ impl<'a> Supervisor<'a> {
 
     /// Lets go of every stream that is still open; what is in the pipes now is still delivered.
     fn let_go(&mut self, how: LetGo) {
-        let mut done = match how {
-            LetGo::Drain => Action::Drained,
-            LetGo::Close => Action::Closed,
-        };
+        let bound_reached = self.ending.as_ref().is_some_and(|ending| ending.outcome() == Outcome::Closed);
         for pump in self.run.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
             let Some(source) = pump.let_go() else { continue };
-            if how == LetGo::Drain {
-                match drain::start(&source) {
-                    Ok(sink) => _ = self.sinks.insert(sink),
-                    Err(_) => done = Action::Closed,
-                }
+            let mut done = Action::Closed;
+            if how == LetGo::Drain
+                && let Ok(sink) = drain::start(&source)
+            {
+                self.sinks.insert(sink);
+                done = Action::Drained;
             }
+            self.journal.let_go(pump.pipe, pump.bytes, done, bound_reached);
         }
-        self.journal.let_go(done);
     }
 
     /// The holders' part is over: what was read must still arrive.
@@ -407,8 +410,7 @@ impl<'a> Supervisor<'a> {
         let rewritten = self.options.rewrite.iter().find(|(from, _)| *from == signal).map_or(signal, |(_, to)| *to);
         if signals::asks_to_end(signal) {
             if self.asked.is_none() && self.status.is_none() {
-                self.journal.asked(EndedFor::Signal);
-                self.asked = Some(Asked { what_for: EndedFor::Signal, at: now, killed: rewritten == libc::SIGKILL });
+                self.begin_asked_ending(EndedFor::Signal, rewritten, now);
             } else {
                 self.insist();
                 return;
@@ -469,7 +471,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Reaps the command and says how it went.
-    fn finish(self) -> io::Result<Finished> {
+    fn finish(self) -> io::Result<Ended> {
         let undelivered: usize = self.run.pumps.iter().map(Pump::undelivered).sum();
         let exited = self.status.ok_or_else(|| io::Error::other("the run is over before its command"))?;
         let outcome = match &self.ending {
@@ -493,6 +495,6 @@ impl<'a> Supervisor<'a> {
             holders: self.journal.holders(),
             tries: vec![Try { exit_status: exited.status, ended_for }],
         };
-        Ok(Finished::Supervised(Box::new(report), self.failed))
+        Ok(Ended { report, failed: self.failed, journal: self.journal })
     }
 }
