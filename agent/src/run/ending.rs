@@ -551,3 +551,6 @@ impl Stopwatch {
         self.total
     }
 }
+
+#[cfg(test)]
+mod tests;
