@@ -15,6 +15,7 @@ mod signals;
 mod spawn;
 mod stdio;
 mod supervisor;
+mod terminal;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -117,7 +118,7 @@ fn start(options: &Options, signals: Signals, front: Option<i32>) -> Result<Run,
         Stdin::Inherit => None,
         Stdin::Null => Some(stdio::dev_null().map_err(|error| RunError::Setup("open /dev/null", error))?),
     };
-    let own_group = !options.foreground;
+    let own_group = !options.foreground && !terminal::is_ours();
     let command = spawn::spawn(&Setup {
         command: &options.command,
         stdio: [stdin.as_ref().map(AsRawFd::as_raw_fd), streams.for_stdout(), streams.for_stderr()],

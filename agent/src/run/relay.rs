@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::ForkResult;
 
 use super::reap;
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use crate::act::{pidfd_open, signal_child};
 use crate::process::children;
 
@@ -62,12 +62,13 @@ fn stand_in_front(supervisor: i32, pidfd: &OwnedFd, signals: &mut Signals) -> io
             Err(error) => return Err(error.into()),
         }
         while let Some(info) = signals.next()? {
-            // What the kernel sends to our group on the terminal's behalf, the supervisor got too.
-            if let Ok(signal) = i32::try_from(info.ssi_signo)
-                && signal != libc::SIGCHLD
-                && info.ssi_code != libc::SI_KERNEL
-            {
+            let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
+            // What the terminal sends to our group, the supervisor got too.
+            if signal != libc::SIGCHLD && !signals::is_from_the_terminal(&info) {
                 signal_child(pidfd, signal);
+            }
+            if signals::is_stop(signal) {
+                signals::stop_by(signal);
             }
         }
         while let Some(death) = reap::peek()? {

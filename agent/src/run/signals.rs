@@ -4,13 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
-/// What we leave to the kernel: faults of our own code, and the stops of job control, which must
-/// stop us as they would stop anybody. SIGPIPE is the runtime's to ignore.
-const LEFT_ALONE: [i32; 11] = [
+/// What we leave to the kernel: faults of our own code. SIGPIPE is the runtime's to ignore.
+const LEFT_ALONE: [i32; 8] = [
     libc::SIGSEGV,
     libc::SIGBUS,
     libc::SIGFPE,
@@ -19,9 +19,6 @@ const LEFT_ALONE: [i32; 11] = [
     libc::SIGSYS,
     libc::SIGABRT,
     libc::SIGPIPE,
-    libc::SIGTSTP,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
 ];
 
 /// Everything but [`LEFT_ALONE`], the realtime signals included: forwarded, or SIGCHLD.
@@ -95,6 +92,34 @@ impl Signals {
     }
 }
 
+/// Whether a signal is one of job control's, which stops whoever does not handle it.
+#[must_use]
+pub fn is_stop(signal: i32) -> bool {
+    matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
+}
+
+/// Stops us by that signal, as if we had never blocked it; returns when we are continued, with the
+/// time that this took. In an orphaned process group the kernel does not stop anybody: no time then.
+pub fn stop_by(signal: i32) -> Duration {
+    let before = Instant::now();
+    // SAFETY: sigset_t is plain data; the calls only write into it, and change this thread's mask.
+    unsafe {
+        let mut only: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
+        libc::raise(signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut());
+    }
+    before.elapsed()
+}
+
+/// Whether the kernel sent it, to a whole process group, on a terminal's behalf.
+#[must_use]
+pub fn is_from_the_terminal(info: &siginfo) -> bool {
+    info.ssi_code == libc::SI_KERNEL
+}
+
 /// Whether a signal to us begins an ending: what a user or an orchestrator sends to have it over with.
 #[must_use]
 pub fn asks_to_end(signal: i32) -> bool {
@@ -108,5 +133,5 @@ pub fn is_for_the_group(signal: i32) -> bool {
     matches!(
         signal,
         libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGCONT | libc::SIGWINCH | libc::SIGKILL
-    )
+    ) || is_stop(signal)
 }

@@ -13,7 +13,7 @@ use crate::pipe::{Pipe, PipeId, PipeKind, Stream};
 /// What a descriptor is, as far as streams care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Closed when we were started.
+    /// Closed when we were started, or not open for writing.
     Closed,
     /// A pipe or FIFO.
     Pipe,
@@ -100,6 +100,11 @@ pub fn standard(fd: RawFd) -> BorrowedFd<'static> {
 /// What fstat(2) says.
 pub fn kind(fd: RawFd) -> io::Result<Kind> {
     if usize::try_from(fd).is_ok_and(was_closed) {
+        return Ok(Kind::Closed);
+    }
+    // What nobody can write to, nobody can pump to: the command's writes fail as they would anyway.
+    let flags = nix::fcntl::fcntl(standard(fd), nix::fcntl::F_GETFL)?;
+    if flags & libc::O_ACCMODE == libc::O_RDONLY {
         return Ok(Kind::Closed);
     }
     Ok(match fstat(standard(fd))?.st_mode & libc::S_IFMT {

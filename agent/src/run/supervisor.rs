@@ -19,11 +19,11 @@ use super::report::{Report, Try};
 use super::signals::{self, Signals};
 use super::spawn::Spawned;
 use super::stdio;
-use crate::act::{self, Authority, PinnedLeader, Refusal, Verdict, Warrant};
+use crate::act::{self, Authority, Ground, PinnedLeader, Refusal, Verdict, Warrant};
 use crate::ownership::proc::Proc;
 use crate::ownership::worker::Worker;
 use crate::ownership::{Census, Lineage, Question, Scope};
-use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, Pipe, Stream};
+use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, Pipe, Relation, Stream};
 use crate::process::children;
 
 /// How long a question to the source may take: longer than any sane walk over `/proc`, and an answer
@@ -53,9 +53,13 @@ pub struct Supervisor<'a> {
     status: Option<Exited>,
     worker: Option<Worker>,
     sinks: HashSet<i32>,
+    /// What the home group's other members are to be sent, once it is known who they are.
+    for_members: Option<Signal>,
     asked: Option<Asked>,
     ending: Option<Ending>,
     journal: Journal,
+    /// Time in which job control had us stopped.
+    stopped: Duration,
     started: Instant,
     last_eof: Option<Instant>,
     delivering_since: Option<Instant>,
@@ -110,9 +114,11 @@ impl<'a> Supervisor<'a> {
             status: None,
             worker: None,
             sinks: HashSet::new(),
+            for_members: None,
             asked: None,
             ending: None,
             journal,
+            stopped: Duration::ZERO,
             started: Instant::now(),
             last_eof: None,
             delivering_since: None,
@@ -127,14 +133,20 @@ impl<'a> Supervisor<'a> {
     /// What poll(2), wait(2) and read(2) on our own descriptors say: nothing on a sound system.
     pub fn run(mut self) -> io::Result<Ended> {
         loop {
-            let now = Instant::now();
+            let now = self.now();
             self.turn_pumps(now);
             match self.next(now)? {
                 Next::Wait(until) => self.wait(until)?,
                 Next::Again => {}
-                Next::Done => return self.finish(),
+                Next::Done => return Ok(self.finish()),
             }
         }
+    }
+
+    /// The time on all our clocks: they stand still while job control has us stopped.
+    fn now(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_sub(self.stopped).unwrap_or(now)
     }
 
     /// Moves bytes, and gives downstream its EOF as soon as a stream has ended.
@@ -166,14 +178,14 @@ impl<'a> Supervisor<'a> {
 
     fn next(&mut self, now: Instant) -> io::Result<Next> {
         if self.failed.is_some() && self.asked.is_none() && self.status.is_none() {
-            self.ask_to_end(EndedFor::Signal, self.options.signal, now);
+            self.ask_to_end(EndedFor::Signal, self.options.signal as i32);
         }
         let view = self.view();
         let Some(ending) = &mut self.ending else { return Ok(self.while_it_runs(now, view)) };
         match ending.step(now, view) {
             Step::Wait(until) => Ok(Next::Wait(until)),
             Step::Ask(scope) => {
-                self.ask(scope, now);
+                self.ask(scope);
                 Ok(Next::Again)
             }
             Step::LetGo(how) => {
@@ -189,20 +201,26 @@ impl<'a> Supervisor<'a> {
         let mut until = now + FAR;
         if let Some(asked) = &mut self.asked {
             let kill_at = asked.at + self.options.kill_after;
-            if asked.killed {
-                return Next::Wait(until);
-            }
-            if now < kill_at {
+            if now < kill_at && !asked.killed {
                 return Next::Wait(kill_at);
             }
-            asked.killed = true;
-            self.signal_command(Signal::SIGKILL as i32, true);
-            return Next::Again;
+            if !asked.killed {
+                asked.killed = true;
+                self.signal_home(libc::SIGKILL);
+                return Next::Again;
+            }
+            // In uninterruptible sleep, or frozen: not even SIGKILL makes it exit. We do.
+            let give_up_at = kill_at + self.options.max_drain;
+            if now < give_up_at {
+                return Next::Wait(give_up_at);
+            }
+            self.let_go(LetGo::Close);
+            return Next::Done;
         }
         if let Some(timeout) = self.options.timeout {
             let at = self.started + timeout;
             if now >= at {
-                self.ask_to_end(EndedFor::Timeout, self.options.signal, now);
+                self.ask_to_end(EndedFor::Timeout, self.options.signal as i32);
                 return Next::Again;
             }
             until = until.min(at);
@@ -211,7 +229,7 @@ impl<'a> Supervisor<'a> {
             // While downstream takes nothing we cannot see whether there is output.
             let since = if view.blocked { now } else { view.last_bytes.unwrap_or(self.started) };
             if now >= since + idle {
-                self.ask_to_end(EndedFor::Idle, self.options.signal, now);
+                self.ask_to_end(EndedFor::Idle, self.options.signal as i32);
                 return Next::Again;
             }
             until = until.min(since + idle);
@@ -219,16 +237,20 @@ impl<'a> Supervisor<'a> {
         Next::Wait(until)
     }
 
-    /// Begins an asked ending.
-    fn ask_to_end(&mut self, what_for: EndedFor, signal: Signal, now: Instant) {
-        self.begin_asked_ending(what_for, signal as i32, now);
-        self.signal_command(signal as i32, true);
+    /// Begins an asked ending. The record comes before the act.
+    fn ask_to_end(&mut self, what_for: EndedFor, signal: i32) {
+        self.journal.ending_asked(what_for, signal, self.run.own_group);
+        self.asked = Some(Asked { what_for, at: self.now(), killed: signal == libc::SIGKILL });
+        self.signal_home(signal);
     }
 
-    /// The record comes before the act.
-    fn begin_asked_ending(&mut self, what_for: EndedFor, signal: i32, now: Instant) {
-        self.journal.ending_asked(what_for, signal, self.run.own_group);
-        self.asked = Some(Asked { what_for, at: now, killed: signal == libc::SIGKILL });
+    /// Signals everybody at home: as a group, or where the group is ours member by member.
+    fn signal_home(&mut self, signal: i32) {
+        self.signal_command(signal, true);
+        if !self.run.own_group {
+            self.for_members = Signal::try_from(signal).ok();
+            self.ask(Scope::Lineage);
+        }
     }
 
     /// Signals the home group, or the command alone where it shares our group or a helper without a
@@ -245,9 +267,9 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn ask(&mut self, scope: Scope, now: Instant) {
+    fn ask(&mut self, scope: Scope) {
         let pipes = self.open_pipes();
-        let question = Question { pipes, scope, deadline: now + SCAN_BOUND, except: self.sinks.clone() };
+        let question = Question { pipes, scope, deadline: Instant::now() + SCAN_BOUND, except: self.sinks.clone() };
         let asked = self.worker().is_ok_and(|worker| worker.ask(question));
         if !asked && let Some(ending) = &mut self.ending {
             ending.unanswered();
@@ -272,6 +294,9 @@ impl<'a> Supervisor<'a> {
 
     /// Takes an answer of the source: who is there, and who is to be signalled.
     fn judge(&mut self, census: &Census) {
+        if let Some(signal) = self.for_members.take() {
+            self.signal_members(signal, census);
+        }
         let (view, pipes) = (self.view(), self.open_pipes());
         let Some(ending) = &mut self.ending else { return };
         let sentences = ending.judge(census, &pipes, view);
@@ -283,6 +308,18 @@ impl<'a> Supervisor<'a> {
         }
         for sentence in sentences {
             self.carry_out(&sentence, census);
+        }
+    }
+
+    /// The home group's other members get what the command got.
+    fn signal_members(&mut self, signal: Signal, census: &Census) {
+        let home = self.run.lineage.home;
+        for stat in census.members.iter().filter(|stat| stat.pgid == home && stat.id.pid != self.run.command.pid) {
+            let Some(description) = journal::description_of(stat.id, &census.holders) else { continue };
+            let (id, ground) = (stat.id, Ground::Reap);
+            let warrant = Warrant { id, relation: Relation::Lineage, ground, description: &description, signal };
+            // Who refuses or is gone is met again by the ending.
+            let _ = act::signal(&warrant, &self.authority(), &mut self.journal);
         }
     }
 
@@ -317,7 +354,7 @@ impl<'a> Supervisor<'a> {
 
     /// Lets go of every stream that is still open; what is in the pipes now is still delivered.
     fn let_go(&mut self, how: LetGo) {
-        let bound_reached = self.ending.as_ref().is_some_and(|ending| ending.outcome() == Outcome::Closed);
+        let bound_reached = self.ending.as_ref().is_none_or(|ending| ending.outcome() == Outcome::Closed);
         for pump in self.run.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
             let Some(source) = pump.let_go() else { continue };
             let mut done = Action::Closed;
@@ -364,7 +401,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
+        let timeout = TimeSpec::from_duration(until.saturating_duration_since(self.now()));
         match ppoll(&mut fds, Some(timeout), None) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -398,30 +435,36 @@ impl<'a> Supervisor<'a> {
     fn take_signals(&mut self) -> io::Result<()> {
         while let Some(info) = self.run.signals.next()? {
             let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
-            if signal != libc::SIGCHLD {
-                self.forward(signal, Instant::now());
+            // What a terminal sends to our group reached the command too, if it is in it.
+            let has_it = !self.run.own_group && signals::is_from_the_terminal(&info);
+            if signal != libc::SIGCHLD && !has_it {
+                self.forward(signal);
+            }
+            if signals::is_stop(signal) {
+                self.stopped += signals::stop_by(signal);
             }
         }
         Ok(())
     }
 
     /// A signal was sent to us: the command gets it, and SIGINT and SIGTERM begin an ending.
-    fn forward(&mut self, signal: i32, now: Instant) {
+    fn forward(&mut self, signal: i32) {
         let rewritten = self.options.rewrite.iter().find(|(from, _)| *from == signal).map_or(signal, |(_, to)| *to);
-        if signals::asks_to_end(signal) {
-            if self.asked.is_none() && self.status.is_none() {
-                self.begin_asked_ending(EndedFor::Signal, rewritten, now);
-            } else {
-                self.insist();
-                return;
-            }
+        if rewritten == 0 {
+            return;
         }
-        self.signal_command(rewritten, signals::is_for_the_group(signal));
+        if !signals::asks_to_end(signal) {
+            self.signal_command(rewritten, signals::is_for_the_group(signal));
+        } else if self.asked.is_none() && self.status.is_none() {
+            self.ask_to_end(EndedFor::Signal, rewritten);
+        } else {
+            self.insist();
+        }
     }
 
     /// A second request to end: straight to SIGKILL.
     fn insist(&mut self) {
-        self.signal_command(libc::SIGKILL, true);
+        self.signal_home(libc::SIGKILL);
         if let Some(asked) = &mut self.asked {
             asked.killed = true;
         }
@@ -453,9 +496,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn command_exited(&mut self, status: ExitStatus) {
-        let at = Instant::now();
+        let at = self.now();
         self.status = Some(Exited { at, status });
-        self.journal.exited(status, at);
+        self.journal.exited(status, Instant::now());
         let reap_all = match self.options.reap {
             Reap::All => true,
             Reap::Holders => false,
@@ -471,13 +514,15 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Reaps the command and says how it went.
-    fn finish(self) -> io::Result<Ended> {
+    fn finish(self) -> Ended {
         let undelivered: usize = self.run.pumps.iter().map(Pump::undelivered).sum();
-        let exited = self.status.ok_or_else(|| io::Error::other("the run is over before its command"))?;
+        // Without a status it was sent SIGKILL and cannot even die: it is counted as killed.
+        let killed = Exited { at: self.now(), status: ExitStatus::Signal(libc::SIGKILL) };
+        let exited = self.status.unwrap_or(killed);
         let outcome = match &self.ending {
             _ if undelivered > 0 => Outcome::Undelivered,
             Some(ending) => ending.outcome(),
-            None => Outcome::Natural,
+            None => Outcome::Closed,
         };
         let _ = reap::reap(self.run.command.pid);
         let all_eof =
@@ -495,6 +540,6 @@ impl<'a> Supervisor<'a> {
             holders: self.journal.holders(),
             tries: vec![Try { exit_status: exited.status, ended_for }],
         };
-        Ok(Ended { report, failed: self.failed, journal: self.journal })
+        Ended { report, failed: self.failed, journal: self.journal }
     }
 }
