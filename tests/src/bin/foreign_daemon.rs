@@ -1,0 +1,42 @@
+//! A daemon outside every run, which takes one descriptor from a client and keeps it.
+//! `foreign_daemon PATH [ignore-sigpipe]`: where it listens. It announces `daemon` when it listens
+//! and `received` when it has the descriptor. Once the test answers its `may write`, it writes a
+//! line there, then announces `wrote` or, where nobody reads any more, `refused`.
+
+use std::io::{IoSliceMut, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use anyhow::{Context, Result};
+use nix::cmsg_space;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use pipewarden_tests::fixture::{Fixture, ignore, stay};
+
+fn main() -> Result<()> {
+    let fixture = Fixture::begin_silently()?;
+    if fixture.says("ignore-sigpipe") {
+        ignore(Signal::SIGPIPE)?;
+    }
+    let listener = UnixListener::bind(fixture.arguments().first().context("listen where?")?)?;
+    fixture.announce("daemon")?;
+    let (mut client, _) = listener.accept()?;
+    let taken = receive(client.as_raw_fd())?;
+    client.write_all(b"x")?;
+    fixture.announce("received")?;
+    fixture.announce("may write")?;
+    let written = nix::unistd::write(&taken, b"the daemon's line\n");
+    fixture.announce(if written.is_ok() { "wrote" } else { "refused" })?;
+    stay()
+}
+
+fn receive(socket: i32) -> Result<OwnedFd> {
+    let mut space = cmsg_space!([i32; 1]);
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(socket, &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let fds = message.cmsgs()?.find_map(|m| if let ControlMessageOwned::ScmRights(fds) = m { Some(fds) } else { None });
+    let fd = fds.and_then(|fds| fds.first().copied()).context("the client sent no descriptor")?;
+    // SAFETY: the kernel just installed it for us, and nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

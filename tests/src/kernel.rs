@@ -1,0 +1,112 @@
+//! What the kernel says, asked without any of pipewarden's code: the other opinion.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::deadline::Deadline;
+use crate::process::Process;
+
+/// Where the v1 freezer is.
+pub const FREEZER: &str = "/sys/fs/cgroup/freezer";
+
+/// One descriptor of one thread's table that is on a pipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnPipe {
+    /// The thread.
+    pub tid: i32,
+    /// The descriptor.
+    pub fd: i32,
+    /// Whether it was opened for reading.
+    pub reads: bool,
+    /// Whether it was opened for writing.
+    pub writes: bool,
+}
+
+/// The descriptors of all threads that are on this pipe. Nothing when the process is gone.
+#[must_use]
+pub fn on_pipe(pid: i32, pipe: &impl AsFd) -> Vec<OnPipe> {
+    let sought = format!("pipe:[{}]", nix::sys::stat::fstat(pipe).unwrap().st_ino);
+    let mut found = Vec::new();
+    for task in entries(format!("/proc/{pid}/task")) {
+        for fd in entries(task.join("fd")) {
+            if fs::read_link(&fd).is_ok_and(|target| target.as_os_str() == sought.as_str())
+                && let Ok(link) = fs::symlink_metadata(&fd)
+            {
+                found.push(OnPipe {
+                    tid: number(&task),
+                    fd: number(&fd),
+                    reads: link.mode() & 0o400 != 0,
+                    writes: link.mode() & 0o200 != 0,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// How many descriptors the first thread's table has; `/proc/PID/fd` is that table.
+#[must_use]
+pub fn descriptors(pid: i32) -> usize {
+    entries(format!("/proc/{pid}/fd")).len()
+}
+
+/// Whether a line of one of the process's fdinfo files contains this.
+#[must_use]
+pub fn fdinfo_says(pid: i32, text: &str) -> bool {
+    entries(format!("/proc/{pid}/fdinfo"))
+        .into_iter()
+        .any(|file| fs::read_to_string(file).is_ok_and(|info| info.lines().any(|line| line.contains(text))))
+}
+
+/// A field of `/proc/PID/stat`, by its number in proc_pid_stat(5): 3 is the state, 4 the parent,
+/// 5 the process group, 6 the session.
+#[must_use]
+pub fn stat(pid: i32, field: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
+}
+
+fn entries(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn number(path: &Path) -> i32 {
+    path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).unwrap()
+}
+
+/// A process in D state, by the v1 freezer: no signal ends it. It thaws when this is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    group: PathBuf,
+}
+
+impl Frozen {
+    /// Freezes a process.
+    #[must_use]
+    pub fn new(process: &Process) -> Frozen {
+        let group = Path::new(FREEZER).join(format!("pipewarden-test-{}", process.pid));
+        fs::create_dir(&group).unwrap();
+        let frozen = Frozen { group };
+        fs::write(frozen.group.join("cgroup.procs"), process.pid.to_string()).unwrap();
+        fs::write(frozen.group.join("freezer.state"), "FROZEN").unwrap();
+        let state = frozen.group.join("freezer.state");
+        let reached = Deadline::patient().until(|| fs::read_to_string(&state).is_ok_and(|s| s.trim() == "FROZEN"));
+        assert!(reached, "the freezer does not freeze");
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(self.group.join("freezer.state"), "THAWED");
+        // A group can go when its last process has; a thawed one may still be dying of a signal.
+        let Ok(processes) = fs::read_to_string(self.group.join("cgroup.procs")) else { return };
+        for pid in processes.lines() {
+            let _ = fs::write(Path::new(FREEZER).join("cgroup.procs"), pid);
+        }
+        let _ = Deadline::patient().until(|| fs::remove_dir(&self.group).is_ok());
+    }
+}

@@ -1,0 +1,288 @@
+//! One `pipewarden run` on a stage, with a reader at the end of each of its streams.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+
+use crate::binaries::{UNDER_TEST, binary};
+use crate::deadline::Deadline;
+use crate::fixture::SOCKET;
+use crate::process::Process;
+use crate::reader::{Pace, Read, read_to_end};
+use crate::report::Report;
+use crate::stage::Stage;
+
+/// A run to be started.
+#[derive(Debug)]
+pub struct Run<'a> {
+    stage: &'a Stage,
+    options: Vec<OsString>,
+    command: Vec<OsString>,
+    report: &'static str,
+    stdin: Option<Stdio>,
+    stdout: Option<Stdio>,
+    stderr: Option<Stdio>,
+    pace: Pace,
+    uid: Option<u32>,
+    limits: Vec<(Resource, u64)>,
+    wrapper: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl<'a> Run<'a> {
+    /// A run without options, which reports as JSON.
+    #[must_use]
+    pub fn on(stage: &'a Stage) -> Run<'a> {
+        Run {
+            stage,
+            options: Vec::new(),
+            command: Vec::new(),
+            report: "json",
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            pace: Pace::Eager,
+            uid: None,
+            limits: Vec::new(),
+            wrapper: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Options of `run`, as words.
+    #[must_use]
+    pub fn options(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.options.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// The command, as words.
+    #[must_use]
+    pub fn command(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// The command is this fixture, with these arguments.
+    #[must_use]
+    pub fn fixture(mut self, name: &str, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.push(binary(name).into_os_string());
+        self.command(words)
+    }
+
+    /// The command is this line of bash.
+    #[must_use]
+    pub fn bash(self, line: &str) -> Self {
+        self.command(["bash", "-c", line])
+    }
+
+    /// `--report` other than json.
+    #[must_use]
+    pub fn report(mut self, kind: &'static str) -> Self {
+        self.report = kind;
+        self
+    }
+
+    /// Instead of /dev/null.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Instead of a pipe that the test reads to its end.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
+    }
+
+    /// Instead of a pipe that the test reads to its end.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
+    /// How the reader of stdout reads.
+    #[must_use]
+    pub fn pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// As this user, without any capability, if we are root; as we are otherwise.
+    #[must_use]
+    pub fn as_user(mut self, uid: u32) -> Self {
+        self.uid = nix::unistd::geteuid().is_root().then_some(uid);
+        self
+    }
+
+    /// With a resource limit.
+    #[must_use]
+    pub fn limit(mut self, resource: Resource, limit: u64) -> Self {
+        self.limits.push((resource, limit));
+        self
+    }
+
+    /// Started by this command, which executes its arguments.
+    #[must_use]
+    pub fn wrapped_in(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.wrapper.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// With a variable in the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// The words of the whole: for a run inside something else.
+    #[must_use]
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words = self.wrapper.clone();
+        words.push(self.reachable(binary(UNDER_TEST)).into_os_string());
+        words.extend(["run", "--report", self.report].map(OsString::from));
+        words.extend(self.options.clone());
+        words.push("--".into());
+        words.extend(self.command.iter().cloned().enumerate().map(|(index, word)| {
+            let path = PathBuf::from(&word);
+            if index == 0 && path.is_absolute() { self.reachable(path).into_os_string() } else { word }
+        }));
+        words
+    }
+
+    /// Another user may not reach the folder that we were built in: a copy on the stage then.
+    fn reachable(&self, program: PathBuf) -> PathBuf {
+        if self.uid.is_none() {
+            return program;
+        }
+        let copy = self.stage.path(program.file_name().and_then(OsStr::to_str).unwrap());
+        if !copy.exists() {
+            std::fs::copy(&program, &copy).unwrap();
+        }
+        copy
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(self) -> Running {
+        let words = self.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env(SOCKET, self.stage.socket()).envs(self.environment);
+        // Never the terminal's foreground group, whoever runs the tests.
+        command.process_group(0);
+        if let Some(uid) = self.uid {
+            command.uid(uid).gid(uid);
+        }
+        for (resource, limit) in self.limits {
+            // SAFETY: setrlimit(2) is async-signal-safe and takes no lock.
+            unsafe { command.pre_exec(move || Ok(setrlimit(resource, limit, limit)?)) };
+        }
+        let deadline = Deadline::patient();
+        command.stdin(self.stdin.unwrap_or_else(Stdio::null));
+        let stream = |given: Option<Stdio>, pace| match given {
+            Some(stdio) => (stdio, None),
+            None => {
+                let (reader, writer) = std::io::pipe().unwrap();
+                (Stdio::from(writer), Some(read_to_end(reader, pace, deadline)))
+            }
+        };
+        let (stdout, read_stdout) = stream(self.stdout, self.pace);
+        let (stderr, read_stderr) = stream(self.stderr, Pace::Eager);
+        let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+        let process = Process::open(child.id().try_into().unwrap()).unwrap();
+        Running { process, child, stdout: read_stdout, stderr: read_stderr, deadline }
+    }
+
+    /// Starts it and waits for its end.
+    #[must_use]
+    pub fn end(self) -> Ended {
+        self.start().end()
+    }
+}
+
+/// A run that was started. When it is dropped before its end, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    /// The supervisor.
+    pub process: Process,
+    child: Child,
+    stdout: Option<JoinHandle<Read>>,
+    stderr: Option<JoinHandle<Read>>,
+    deadline: Deadline,
+}
+
+impl Running {
+    /// Sends the supervisor a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for the end: of the supervisor, and of the streams that the test reads.
+    ///
+    /// # Panics
+    ///
+    /// When the supervisor does not end in time.
+    #[must_use]
+    pub fn end(mut self) -> Ended {
+        let ended = self.process.dies(self.deadline);
+        if !ended {
+            let _ = self.child.kill(); // so that the readers below see an end, and say what they read
+        }
+        let status = self.child.wait().unwrap();
+        let nothing = || Read { bytes: Vec::new(), eof: true };
+        let stdout = self.stdout.take().map_or_else(nothing, |reader| reader.join().unwrap());
+        let stderr = self.stderr.take().map_or_else(nothing, |reader| reader.join().unwrap());
+        assert!(ended, "the run does not end; on stderr: {}", stderr.text());
+        Ended { status, stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How the supervisor itself ended.
+    pub status: ExitStatus,
+    /// What came out of its stdout; nothing where the test does not read it.
+    pub stdout: Read,
+    /// What came out of its stderr; nothing where the test does not read it.
+    pub stderr: Read,
+}
+
+impl Ended {
+    /// The supervisor's exit code.
+    ///
+    /// # Panics
+    ///
+    /// When a signal ended it.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        let signal = self.status.signal();
+        self.status.code().unwrap_or_else(|| panic!("signal {signal:?}; on stderr: {}", self.stderr.text()))
+    }
+
+    /// Its report.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report::find(&self.stderr.text())
+    }
+}

@@ -1,0 +1,43 @@
+//! What a test needs that not every machine has. A skip is loud: it says what was not tested.
+
+use nix::unistd::geteuid;
+
+/// Says that a test does not run here, and why, past libtest's capture.
+pub fn skipped(test: &str, why: &str) {
+    let line = format!("SKIPPED {test}: {why}\n");
+    let _ = nix::unistd::write(std::io::stderr(), line.as_bytes());
+}
+
+/// What a test may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To be root.
+    Root,
+    /// An io_uring.
+    IoUring,
+    /// The v1 freezer, mounted and writable.
+    Freezer,
+}
+
+impl Need {
+    /// Why it is not to be had here.
+    #[must_use]
+    pub fn missing(self) -> Option<&'static str> {
+        match self {
+            Need::Root => (!geteuid().is_root()).then_some("it needs root"),
+            Need::IoUring => io_uring::IoUring::new(2).is_err().then_some("this kernel gives us no io_uring"),
+            Need::Freezer => (!geteuid().is_root() || !std::path::Path::new(crate::kernel::FREEZER).exists())
+                .then_some("it needs root and the v1 freezer at /sys/fs/cgroup/freezer"),
+        }
+    }
+}
+
+/// Whether a test must be skipped; says so if it must.
+#[must_use]
+pub fn skip(test: &str, needs: &[Need]) -> bool {
+    let missing = needs.iter().find_map(|need| need.missing());
+    if let Some(why) = missing {
+        skipped(test, why);
+    }
+    missing.is_some()
+}
