@@ -46,6 +46,9 @@ pub const GATE: &str = "gate";
 /// What every command writes to stdout before it ends: the line that must not be lost.
 pub const LAST_LINE: &[u8] = b"the last line\n";
 
+/// What [`write_when_told`] writes.
+pub const LATE_LINE: &[u8] = b"a late line\n";
+
 /// Nothing that a fixture leaves behind outlives this, whatever goes wrong. It is far longer than
 /// any test waits, so that no test passes because of it.
 pub const LIFETIME: Duration = Duration::from_secs(120);
@@ -238,6 +241,17 @@ impl Fixture {
         }
         std::process::exit(self.exit)
     }
+}
+
+/// Announces `may write`; once the test answers, writes a line to this descriptor and announces
+/// `wrote` or, where nobody reads any more, `refused`.
+///
+/// # Errors
+///
+/// A test that does not answer.
+pub fn write_when_told(fixture: &Fixture, fd: &impl AsFd) -> Result<()> {
+    fixture.announce("may write")?;
+    fixture.announce(if say_to(fd, LATE_LINE).is_ok() { "wrote" } else { "refused" })
 }
 
 /// Forks; the child runs `child` and exits.

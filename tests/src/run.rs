@@ -230,6 +230,16 @@ impl Running {
         self.process.signal(signal);
     }
 
+    /// Reads stdout to its end, whether the supervisor ends or not.
+    ///
+    /// # Panics
+    ///
+    /// When the test does not read it, or did so already.
+    #[must_use]
+    pub fn read_stdout(&mut self) -> Read {
+        self.stdout.take().expect("a stdout that the test reads").join().unwrap()
+    }
+
     /// Waits for the end: of the supervisor, and of the streams that the test reads.
     ///
     /// # Panics

@@ -1,7 +1,7 @@
 //! A daemon outside every run, which takes one descriptor from a client and keeps it.
 //! `foreign_daemon PATH [ignore-sigpipe]`: where it listens. It announces `daemon` when it listens
-//! and `received` when it has the descriptor. Once the test answers its `may write`, it writes a
-//! line there, then announces `wrote` or, where nobody reads any more, `refused`.
+//! and `received` when it has the descriptor. It writes there when the test tells it to,
+//! see `write_when_told`.
 
 use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use nix::cmsg_space;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use pipewarden_tests::fixture::{Fixture, ignore, stay};
+use pipewarden_tests::fixture::{Fixture, ignore, stay, write_when_told};
 
 fn main() -> Result<()> {
     let fixture = Fixture::begin_silently()?;
@@ -24,9 +24,7 @@ fn main() -> Result<()> {
     let taken = receive(client.as_raw_fd())?;
     client.write_all(b"x")?;
     fixture.announce("received")?;
-    fixture.announce("may write")?;
-    let written = nix::unistd::write(&taken, b"the daemon's line\n");
-    fixture.announce(if written.is_ok() { "wrote" } else { "refused" })?;
+    write_when_told(&fixture, &taken)?;
     stay()
 }
 
