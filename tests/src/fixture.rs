@@ -200,14 +200,14 @@ impl Fixture {
         Ok(pid)
     }
 
-    /// Becomes another fixture with an empty environment.
+    /// Becomes this program anew, with an empty environment and one more argument.
     ///
     /// # Errors
     ///
     /// Those of execve(2).
-    pub fn become_without_environment(&self, program: &str) -> Result<()> {
-        let mut command = Command::new(std::env::current_exe()?.with_file_name(program));
-        command.env_clear().args(["--as", &self.role]);
+    pub fn become_anew_without_environment(&self, argument: &str) -> Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env_clear().args(["--as", &self.role, argument]);
         if let Some(path) = &self.socket {
             command.args([OsString::from("--socket"), path.clone().into_os_string()]);
         }

@@ -1,15 +1,22 @@
 //! What the kernel says, asked without any of pipewarden's code: the other opinion.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::deadline::Deadline;
 use crate::process::Process;
 
 /// Where the v1 freezer is.
 pub const FREEZER: &str = "/sys/fs/cgroup/freezer";
+
+/// Where FUSE servers attach.
+pub const FUSE: &str = "/dev/fuse";
 
 /// One descriptor of one thread's table that is on a pipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,12 +76,53 @@ pub fn stat(pid: i32, field: usize) -> Option<String> {
     after_name.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
 }
 
+/// How long a process computed, also one that ended and was not waited for.
+#[must_use]
+pub fn cpu_time(pid: i32) -> Duration {
+    let ticks: u32 = [14, 15].into_iter().filter_map(|field| stat(pid, field)?.parse::<u32>().ok()).sum();
+    Duration::from_secs(1) * ticks / 100 // USER_HZ, the same on every architecture that we run on
+}
+
 fn entries(folder: impl AsRef<Path>) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn number(path: &Path) -> i32 {
     path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).unwrap()
+}
+
+/// A file system that never answers, as an NFS server that went away: a FUSE mount without a
+/// server. It is in a mount namespace of the calling thread's own, and answers with an error once
+/// this is dropped.
+#[derive(Debug)]
+pub struct DeadMount {
+    _server: fs::File,
+}
+
+impl DeadMount {
+    /// Mounts it on a folder.
+    ///
+    /// # Panics
+    ///
+    /// When FUSE is not to be had; see [`Need::Fuse`](crate::skip::Need::Fuse).
+    #[must_use]
+    pub fn on(folder: &Path) -> DeadMount {
+        own_mounts();
+        let server = fs::OpenOptions::new().read(true).write(true).open(FUSE).unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        mount(Some("dead"), folder, Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        DeadMount { _server: server }
+    }
+}
+
+/// Gives the calling thread, and what it starts, a mount namespace of its own.
+///
+/// # Panics
+///
+/// When it is not root.
+pub fn own_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>).unwrap();
 }
 
 /// A process in D state, by the v1 freezer: no signal ends it. It thaws when this is dropped.

@@ -5,6 +5,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use crate::binaries::{UNDER_TEST, binary};
 use crate::deadline::Deadline;
 use crate::fixture::SOCKET;
+use crate::kernel;
 use crate::process::Process;
 use crate::reader::{Pace, Read, read_to_end};
 use crate::report::Report;
@@ -32,6 +34,7 @@ pub struct Run<'a> {
     limits: Vec<(Resource, u64)>,
     wrapper: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    terminal: bool,
 }
 
 impl<'a> Run<'a> {
@@ -51,6 +54,7 @@ impl<'a> Run<'a> {
             limits: Vec::new(),
             wrapper: Vec::new(),
             environment: Vec::new(),
+            terminal: false,
         }
     }
 
@@ -137,6 +141,13 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// With the terminal that is its stdin as its controlling one, in the foreground.
+    #[must_use]
+    pub fn on_terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
     /// With a variable in the environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -181,8 +192,13 @@ impl<'a> Run<'a> {
         let words = self.words();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env(SOCKET, self.stage.socket()).envs(self.environment);
-        // Never the terminal's foreground group, whoever runs the tests.
-        command.process_group(0);
+        if self.terminal {
+            // SAFETY: setsid(2) and ioctl(2) are async-signal-safe and take no lock.
+            unsafe { command.pre_exec(take_terminal) };
+        } else {
+            // Never the terminal's foreground group, whoever runs the tests.
+            command.process_group(0);
+        }
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }
@@ -211,6 +227,14 @@ impl<'a> Run<'a> {
     pub fn end(self) -> Ended {
         self.start().end()
     }
+}
+
+/// Starts a session whose controlling terminal is descriptor 0.
+fn take_terminal() -> std::io::Result<()> {
+    nix::unistd::setsid()?;
+    // SAFETY: TIOCSCTTY takes an integer.
+    nix::errno::Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
+    Ok(())
 }
 
 /// A run that was started. When it is dropped before its end, it is killed.
@@ -251,12 +275,13 @@ impl Running {
         if !ended {
             let _ = self.child.kill(); // so that the readers below see an end, and say what they read
         }
+        let cpu = kernel::cpu_time(self.process.pid);
         let status = self.child.wait().unwrap();
         let nothing = || Read { bytes: Vec::new(), eof: true };
         let stdout = self.stdout.take().map_or_else(nothing, |reader| reader.join().unwrap());
         let stderr = self.stderr.take().map_or_else(nothing, |reader| reader.join().unwrap());
         assert!(ended, "the run does not end; on stderr: {}", stderr.text());
-        Ended { status, stdout, stderr }
+        Ended { status, stdout, stderr, cpu }
     }
 }
 
@@ -276,6 +301,8 @@ pub struct Ended {
     pub stdout: Read,
     /// What came out of its stderr; nothing where the test does not read it.
     pub stderr: Read,
+    /// How much time the supervisor itself computed, its command not included.
+    pub cpu: Duration,
 }
 
 impl Ended {

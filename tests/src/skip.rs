@@ -1,6 +1,11 @@
 //! What a test needs that not every machine has. A skip is loud: it says what was not tested.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use nix::unistd::geteuid;
+
+use crate::kernel;
 
 /// Says that a test does not run here, and why, past libtest's capture.
 pub fn skipped(test: &str, why: &str) {
@@ -17,17 +22,27 @@ pub enum Need {
     IoUring,
     /// The v1 freezer, mounted and writable.
     Freezer,
+    /// FUSE.
+    Fuse,
+    /// strace(1), which may trace.
+    Strace,
 }
 
 impl Need {
     /// Why it is not to be had here.
     #[must_use]
     pub fn missing(self) -> Option<&'static str> {
+        let root = geteuid().is_root();
         match self {
-            Need::Root => (!geteuid().is_root()).then_some("it needs root"),
+            Need::Root => (!root).then_some("it needs root"),
             Need::IoUring => io_uring::IoUring::new(2).is_err().then_some("this kernel gives us no io_uring"),
-            Need::Freezer => (!geteuid().is_root() || !std::path::Path::new(crate::kernel::FREEZER).exists())
+            Need::Freezer => (!root || !Path::new(kernel::FREEZER).exists())
                 .then_some("it needs root and the v1 freezer at /sys/fs/cgroup/freezer"),
+            Need::Fuse => (!root || !Path::new(kernel::FUSE).exists()).then_some("it needs root and /dev/fuse"),
+            Need::Strace => {
+                let traced = Command::new("strace").arg("true").stderr(Stdio::null()).status();
+                (!traced.is_ok_and(|status| status.success())).then_some("it needs strace")
+            }
         }
     }
 }

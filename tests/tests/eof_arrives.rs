@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
 
-use pipewarden::pipe::Action::{Kill, Term};
+use pipewarden::pipe::Action::{Drained, Kill, Term};
 use pipewarden::pipe::{Outcome, Relation};
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::fixture::{COMMAND, GATE, HOLDER, LAST_LINE};
@@ -61,7 +61,7 @@ fn one_that_is_not_dumpable() {
 /// Whom we may not look into is never ended on suspicion, and the bound holds all the same.
 #[test]
 fn one_that_we_may_not_look_into_is_let_go() {
-    opaque().spares(HOLDER, Relation::Opaque, true, pipewarden::pipe::Action::None).check("opaque");
+    opaque().spares(HOLDER, Relation::Opaque, true, Drained).check("opaque");
 }
 
 #[test]
