@@ -99,11 +99,11 @@ pub struct Run {
 enum What {
     /// Signal them
     End,
-    /// Name them, read on until --max-drain
+    /// Only name them, and read on until --max-drain
     Report,
     /// Close the read end: their next write gets SIGPIPE
     Close,
-    /// Wait for as long as they live
+    /// Wait for them until --max-drain
     Wait,
     /// Let a sink read what they write: downstream gets EOF and they live
     Drain,

@@ -53,6 +53,13 @@ impl Stat {
         matches!(self.state, 'Z' | 'X') && self.threads <= 1
     }
 
+    /// Whether one thread of a process has ended.
+    #[must_use]
+    pub fn thread_has_ended(pid: i32, tid: i32) -> bool {
+        fs::read(format!("/proc/{pid}/task/{tid}/stat"))
+            .is_ok_and(|bytes| Stat::parse(tid, &bytes).is_some_and(|stat| matches!(stat.state, 'Z' | 'X')))
+    }
+
     fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
         // The name is in parentheses and may itself contain `) `: the last one closes it.
         let open = bytes.iter().position(|b| *b == b'(')?;

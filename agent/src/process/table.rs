@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
+use super::stat::Stat;
 use crate::pipe::{End, Pipe, PipeId, PipeKind};
 
 /// What to look for in a table.
@@ -79,6 +80,9 @@ pub fn look(pid: i32, sought: &Sought) -> io::Result<Found> {
             Ok(()) => read_tables.push(tid),
             // A thread that ended while we looked took its part of the table with it.
             Err(error) if super::is_gone(&error) => {}
+            // What is left of a first thread that ended before the others has no table, and is no
+            // longer ours to look at.
+            Err(error) if super::is_denied(&error) && Stat::thread_has_ended(pid, tid) => {}
             Err(error) => return Err(error),
         }
     }

@@ -30,9 +30,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 /// The same for questions that walk over every process of the machine.
 const PAUSE_MACHINE: Duration = Duration::from_millis(250);
 
-/// For what is not bounded: long enough for nobody to notice, short enough for no clock to overflow.
-const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// What the ending may know of the streams.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
@@ -87,8 +84,8 @@ enum Phase {
     Grace,
     /// They are stale: find them, end them.
     Hunt(Scope),
-    /// They are waited for, until the bound (`report`) or for ever (`wait`).
-    Sit { bounded: bool },
+    /// They are waited for until the bound (`report`, `wait`).
+    Sit,
     /// The streams are let go.
     LettingGo(LetGo),
 }
@@ -204,6 +201,11 @@ impl Ending {
         }
     }
 
+    /// The user wants it over with: holders get the first signal now.
+    pub fn end_the_grace(&mut self) {
+        self.policy.grace = Duration::ZERO;
+    }
+
     /// The user insists: whoever is found from now on is killed at once.
     pub fn hurry(&mut self) {
         self.policy.kill_after = Duration::ZERO;
@@ -230,18 +232,17 @@ impl Ending {
             if self.reaped {
                 return Step::Over;
             }
-            if matches!(self.phase, Phase::Sit { .. }) {
+            if self.phase == Phase::Sit {
                 self.look_further(Scope::Lineage);
             }
         }
-        if waited >= self.policy.max_drain && self.phase != (Phase::Sit { bounded: false }) {
+        if waited >= self.policy.max_drain {
             return self.reach_bound(view);
         }
         let (due, scope) = self.next_question(view);
         if self.asking || waited < due {
             // The answer itself wakes us; a source that never answers does not outlast the bound.
-            let bound = if waited < self.policy.max_drain { self.policy.max_drain } else { LONG };
-            let until = if self.asking { bound } else { due.min(bound) };
+            let until = if self.asking { self.policy.max_drain } else { due.min(self.policy.max_drain) };
             return Step::Wait(now + until.saturating_sub(waited).max(PAUSE.0));
         }
         self.asking = true;
@@ -264,11 +265,12 @@ impl Ending {
             Phase::Grace if !view.pumping && self.home_at_work.is_none() => (Duration::ZERO, Scope::Hidden),
             // Without a first sample there is nothing to compare the CPU time at the grace's end with.
             Phase::Grace if self.home_at_work.is_none() => (self.stale_at().min(self.policy.grace / 4), Scope::Lineage),
+            Phase::Grace if !view.pumping => (self.stale_at(), Scope::Hidden),
             Phase::Grace => (self.stale_at(), Scope::Lineage),
             Phase::Hunt(scope) => (self.next_ask, scope),
             // A pump sees EOF by itself; tables have to be asked.
-            Phase::Sit { .. } if view.pumping => (LONG, Scope::Lineage),
-            Phase::Sit { .. } => (self.next_ask, Scope::Hidden),
+            Phase::Sit if view.pumping => (self.policy.max_drain, Scope::Lineage),
+            Phase::Sit => (self.next_ask, Scope::Hidden),
             Phase::LettingGo(_) => (self.next_ask, Scope::Lineage),
         }
     }
@@ -325,7 +327,8 @@ impl Ending {
     /// not over for another reason.
     fn still_at_work(&mut self, census: &Census, view: View) -> bool {
         let lineage = |holder: &&Holder| holder.relation == Relation::Lineage;
-        if !view.pumping && !census.holders.iter().any(|holder| lineage(&holder)) && census.complete {
+        let may_hold = |holder: &Holder| matches!(holder.relation, Relation::Lineage | Relation::Suspect);
+        if !view.pumping && !census.holders.iter().any(may_hold) && census.complete {
             self.tables_clear = true;
         }
         let waited = self.clock.read();
@@ -352,8 +355,7 @@ impl Ending {
     fn be_patient(&mut self, how: OnHolder) {
         match how {
             OnHolder::End => {}
-            OnHolder::Report => self.phase = Phase::Sit { bounded: true },
-            OnHolder::Wait => self.phase = Phase::Sit { bounded: false },
+            OnHolder::Report | OnHolder::Wait => self.phase = Phase::Sit,
             OnHolder::Close => self.let_go(LetGo::Close),
             OnHolder::Drain => self.let_go(LetGo::Drain),
         }

@@ -13,11 +13,11 @@ use crate::ownership::keep::Keep;
 pub enum OnHolder {
     /// Signal them.
     End,
-    /// Name them, and read on until `max_drain`.
+    /// Name them, and read on until `max_drain`: `wait` under the name of what it is for.
     Report,
     /// Close the read end at once: their next write gets SIGPIPE.
     Close,
-    /// Wait for as long as they live.
+    /// Wait for them until `max_drain`.
     Wait,
     /// Hand the read end to a sink at once: downstream gets EOF and they live.
     Drain,

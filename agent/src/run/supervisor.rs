@@ -56,6 +56,8 @@ pub struct Supervisor<'a> {
     /// What the home group's other members are to be sent, once it is known who they are.
     for_members: Option<Signal>,
     asked: Option<Asked>,
+    /// How often we were asked to end by a signal.
+    requests: u32,
     ending: Option<Ending>,
     journal: Journal,
     /// Time in which job control had us stopped.
@@ -116,6 +118,7 @@ impl<'a> Supervisor<'a> {
             sinks: HashSet::new(),
             for_members: None,
             asked: None,
+            requests: 0,
             ending: None,
             journal,
             stopped: Duration::ZERO,
@@ -455,10 +458,14 @@ impl<'a> Supervisor<'a> {
         }
         if !signals::asks_to_end(signal) {
             self.signal_command(rewritten, signals::is_for_the_group(signal));
-        } else if self.asked.is_none() && self.status.is_none() {
-            self.ask_to_end(EndedFor::Signal, rewritten);
-        } else {
-            self.insist();
+            return;
+        }
+        self.requests += 1;
+        match &mut self.ending {
+            None if self.asked.is_none() => self.ask_to_end(EndedFor::Signal, rewritten),
+            // Nobody needs to be told a second time, but the holders need not be given time any more.
+            Some(ending) if self.asked.is_none() && self.requests == 1 => ending.end_the_grace(),
+            _ => self.insist(),
         }
     }
 

@@ -7,6 +7,11 @@
 //! would be stopped by its first read after `fg`, and to hand it the terminal would take the terminal
 //! from whoever stands beside us in a pipeline.) We never call tcsetpgrp(3).
 //!
+//! Job control's stops (ctrl-Z, SIGTTIN, or one of them sent to us) stop us as well as the command,
+//! and SIGCONT to us continues both. A command that is stopped alone, by itself or by a debugger or a
+//! CPU limiter, does not stop us: whoever continues it would not continue us, and `--timeout` has to
+//! end a command whatever state it is in.
+//!
 //! Where there is none (CI, containers, services) the command gets a group of its own, which an
 //! ending can signal as one.
 

@@ -378,7 +378,7 @@ fn what_the_policy_says_about_lineage_holders_is_done() {
         (OnHolder::Close, Some(End_::LetGo(LetGo::Close))),
         (OnHolder::Drain, Some(End_::LetGo(LetGo::Drain))),
         (OnHolder::Report, Some(End_::LetGo(LetGo::Close))),
-        (OnHolder::Wait, None),
+        (OnHolder::Wait, Some(End_::LetGo(LetGo::Close))),
     ] {
         let mut world = World::new(&Options { on_holder: policy, ..options() }, &[ESCAPEE]);
         assert_eq!(world.ignore(millis(60_000)), end, "{policy:?}");
@@ -406,6 +406,15 @@ fn an_asked_ending_reaps_the_lineage_and_does_not_signal_the_home_group_twice() 
     let killed: Vec<_> = world.signals[1..].to_vec();
     assert_eq!(killed.len(), 2);
     assert!(killed.iter().all(|(_, signal, at)| (*signal, *at) == (Signal::SIGKILL, millis(600))), "{killed:?}");
+}
+
+#[test]
+fn a_first_request_during_the_grace_ends_the_grace() {
+    let mut world = World::new(&Options { holder_grace: millis(3000), ..options() }, &[ESCAPEE]);
+    world.ignore(millis(50));
+    world.ending.end_the_grace();
+    assert_eq!(world.obey(millis(60)), Some(End_::Over));
+    assert_eq!(world.signals[0].1, Signal::SIGTERM);
 }
 
 #[test]
