@@ -6,15 +6,15 @@ use std::io;
 
 use super::stat::Stat;
 
-/// The children of a process, of all its threads: `/proc/PID/task/TID/children`.
+/// The children of a process, of all its threads: `/proc/PID/task/TID/children`, or on a kernel
+/// without `CONFIG_PROC_CHILDREN` whoever names it as parent.
 ///
 /// The kernel builds the list while we read it: a child whose elder sibling dies in that moment can
 /// be missing from one reading. A caller that must be sure reads again.
 ///
 /// # Errors
 ///
-/// [`is_gone`](super::is_gone) when the process is no more, and `Unsupported` on a kernel without
-/// `CONFIG_PROC_CHILDREN`.
+/// [`is_gone`](super::is_gone) when the process is no more.
 pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     let mut answered = false;
@@ -32,10 +32,20 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     }
     // Every task gone is a process that ended; a live one without the file is a kernel without it.
     if !answered && Stat::read(pid).is_ok_and(|stat| !stat.is_dead()) {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN)",
-        ));
+        return who_names(pid);
+    }
+    Ok(found)
+}
+
+/// Every process whose parent that is: a walk over the whole machine.
+fn who_names(parent: i32) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+            && Stat::read(pid).is_ok_and(|stat| stat.ppid == parent)
+        {
+            found.push(pid);
+        }
     }
     Ok(found)
 }
@@ -77,4 +87,31 @@ pub fn descends_from(pid: i32, ancestor: i32) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    struct Ended(Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_child_is_found_by_either_way_and_knows_its_ancestor() {
+        let child = Ended(Command::new("sleep").arg("600").spawn().unwrap());
+        let pid = i32::try_from(child.0.id()).unwrap();
+        let us = nix::unistd::getpid().as_raw();
+        for found in [children(us).unwrap(), who_names(us).unwrap(), descendants(us, &HashSet::new()).unwrap()] {
+            assert!(found.contains(&pid), "{found:?}");
+        }
+        assert!(descends_from(pid, us) && !descends_from(us, pid));
+        assert!(!descendants(us, &HashSet::from([pid])).unwrap().contains(&pid));
+    }
 }

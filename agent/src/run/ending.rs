@@ -136,6 +136,8 @@ pub struct Ending {
     /// Whom the verification spares for good.
     spared: HashSet<ProcessId>,
     asking: bool,
+    /// Whether the last question got no answer.
+    unanswered: bool,
     next_ask: Duration,
     pause: Duration,
     /// Whether the tables show no lineage holder of a watched pipe.
@@ -173,6 +175,7 @@ impl Ending {
             sent: HashMap::new(),
             spared: HashSet::new(),
             asking: false,
+            unanswered: false,
             next_ask: Duration::ZERO,
             pause: PAUSE.0,
             tables_clear: false,
@@ -262,6 +265,7 @@ impl Ending {
     fn next_question(&self, view: View) -> (Duration, Scope) {
         match self.phase {
             // Where only tables are watched they are the oracle: nobody is waited for that holds nothing.
+            _ if self.unanswered => (self.next_ask, Scope::Hidden),
             Phase::Grace if !view.pumping && self.home_at_work.is_none() => (Duration::ZERO, Scope::Hidden),
             // Without a first sample there is nothing to compare the CPU time at the grace's end with.
             Phase::Grace if self.home_at_work.is_none() => (self.stale_at().min(self.policy.grace / 4), Scope::Lineage),
@@ -293,6 +297,7 @@ impl Ending {
     /// The source could not answer, or its answer is useless: ask again soon.
     pub fn unanswered(&mut self) {
         self.asking = false;
+        self.unanswered = true;
         self.next_ask = self.clock.read() + PAUSE.1;
     }
 
@@ -301,6 +306,7 @@ impl Ending {
     /// `pipes` are those that were asked for and are still open; a hold of another one is no ground.
     pub fn judge(&mut self, census: &Census, pipes: &[Pipe], view: View) -> Vec<Sentence> {
         self.asking = false;
+        self.unanswered = false;
         if self.phase == Phase::Grace && self.still_at_work(census, view) {
             return Vec::new();
         }

@@ -86,7 +86,9 @@ impl RunError {
 /// As [`RunError`] says.
 pub fn run(options: &Options) -> Result<Finished, RunError> {
     let mut signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
-    let front = match relay::enter(&mut signals).map_err(|error| RunError::Setup("fork", error))? {
+    let front = match relay::enter(&mut signals)
+        .map_err(|error| RunError::Setup("see our own children in /proc, or fork", error))?
+    {
         Role::Relay(code) => return Ok(Finished::Relayed(code)),
         Role::Supervisor(front) => front,
     };

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -387,9 +386,6 @@ impl<'a> Supervisor<'a> {
     /// Waits until something happens or a clock runs out, and takes what happened.
     fn wait(&mut self, until: Instant) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.run.signals.fd(), PollFlags::POLLIN)];
-        if self.status.is_none() {
-            fds.push(PollFd::new(self.run.command.pidfd.as_fd(), PollFlags::POLLIN));
-        }
         if let Some(worker) = self.worker.as_ref().filter(|worker| worker.is_busy()) {
             fds.push(PollFd::new(worker.fd(), PollFlags::POLLIN));
         }
@@ -409,14 +405,17 @@ impl<'a> Supervisor<'a> {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let signalled = fds[0].any().unwrap_or(true);
         let said: Vec<(usize, PollFlags)> =
             ways.iter().filter_map(|(pump, at)| Some((*pump, fds[*at].revents()?))).collect();
         drop(fds);
         for (pump, flags) in said {
             self.run.pumps[pump].downstream_said(flags);
         }
-        self.take_signals()?;
-        self.take_exits()?;
+        if signalled {
+            self.take_signals()?;
+            self.take_exits()?;
+        }
         self.take_answer();
         Ok(())
     }

@@ -394,6 +394,25 @@ fn what_nobody_shows_is_waited_for_until_the_bound() {
 }
 
 #[test]
+fn a_source_that_cannot_answer_is_asked_again_without_haste_until_the_bound() {
+    let mut world = World::new(&options(), &[]);
+    let (mut asked, mut end) = (0, None);
+    while end.is_none() {
+        match world.ending.step(world.now, world.view) {
+            Step::Ask(_) => {
+                asked += 1;
+                world.ending.unanswered();
+            }
+            Step::Wait(at) => world.now = at,
+            Step::LetGo(how) => end = Some(how),
+            Step::Over => unreachable!("the stream is open"),
+        }
+    }
+    assert_eq!((end, world.elapsed()), (Some(LetGo::Close), millis(5000)));
+    assert!((200..=260).contains(&asked), "every 20 ms, and not more often: {asked}");
+}
+
+#[test]
 fn an_asked_ending_reaps_the_lineage_and_does_not_signal_the_home_group_twice() {
     let start = Instant::now();
     let beginning = Beginning { exit: start, home: HOME, signalled: Some(millis(400)), reap_all: true };
