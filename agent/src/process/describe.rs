@@ -45,7 +45,7 @@ pub struct Description {
 }
 
 /// The longest command line that we keep, in bytes; what follows is cut and marked.
-const CMDLINE_LIMIT: usize = 4096;
+const CMDLINE_LIMIT: usize = super::redact::LIMIT;
 
 /// Describes a process.
 ///
@@ -88,7 +88,11 @@ pub fn exe(pid: i32) -> Option<String> {
 
 /// The command line with spaces between the arguments, redacted; nothing for a zombie.
 fn cmdline(pid: i32) -> Option<String> {
-    let (arguments, cut) = arguments(pid)?;
+    let (mut arguments, cut) = arguments(pid)?;
+    if cut && let Some(last) = arguments.last_mut() {
+        // Nobody would know half a token for one.
+        last.truncate(last.trim_end_matches(|c: char| !c.is_whitespace()).len());
+    }
     let mut line = super::redact::command_line(&arguments);
     if cut {
         line.push_str(" [cut]");
