@@ -267,8 +267,10 @@ impl From<Time> for String {
     }
 }
 
-/// The JSON Schema of a record, made from these types.
+/// The JSON Schema of a record, made from these types: of a record as it is written, in which nothing
+/// is left out that has no reason to be.
 #[must_use]
 pub fn schema() -> schemars::Schema {
-    schemars::schema_for!(Record)
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<Record>()
 }
