@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's own helpers fail the test")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -271,6 +271,22 @@ fn a_run_goes_on_in_the_next_file_of_a_rotated_log_and_a_torn_end_does_not() {
 }
 
 #[test]
+fn a_torn_record_is_a_fault_unless_its_run_counted_it_as_lost() {
+    let lines = log();
+    for length in [2, 30, 60, 200, lines[0].len() - 2] {
+        let torn = lines[0][..length].to_owned();
+        for at in 0..lines.len() {
+            let mut tampered = lines.clone();
+            tampered.insert(at, torn.clone() + "\n");
+            assert_eq!(faults(&tampered), [Fault::Torn], "{length} bytes before line {at}");
+            // Another run has written right behind it.
+            tampered[at] = torn.clone();
+            assert_eq!(faults(&tampered), [Fault::Torn], "{length} bytes within line {at}");
+        }
+    }
+}
+
+#[test]
 fn foreign_lines_are_named_and_harm_nobody() {
     let mut lines = log();
     lines.insert(0, "{\n".into());
@@ -362,10 +378,16 @@ fn a_disk_that_fills_up_and_gets_room_again_leaves_a_log_that_verifies() {
     let inside = PathBuf::from(format!("/proc/{}/root{}", writer.child.id(), folder.path().display()));
     fs::remove_file(inside.join("other")).unwrap();
     assert_eq!(writer.ask("record 5"), "Some(Written)");
-    let log = File::open(inside.join("log")).unwrap();
+    let mut log = File::open(inside.join("log")).unwrap();
     let closing = writer.ask("finish 60000");
     assert!(closing.starts_with("Written ") && !closing.contains("lost: 0"), "{closing}");
     writer.end();
+    let mut all = String::new();
+    log.read_to_string(&mut all).unwrap();
+    let lines: Vec<serde_json::Value> = all.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(lines.last().unwrap()["detail"]["log"]["records"], lines.len(), "each on a line of its own");
+    assert_eq!(all.lines().count(), lines.len() + 1, "and the torn one");
+    log.rewind().unwrap();
 
     let output = pipewarden().arg("verify").stdin(log).output().unwrap();
     let said = text(&output);
