@@ -9,19 +9,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use pipewarden::audit::chain::Chain;
 use pipewarden::audit::detail::{Finished, Reseeded};
 use pipewarden::audit::record::Time;
 use pipewarden::audit::verify::{Fault, KEPT, Oddity, Verdict, Verifier};
 use pipewarden::audit::{Event, RunId};
-
-/// What ends a wait that nothing else ends, in milliseconds.
-const DEADLINE: u16 = 60_000;
+use pipewarden_tests::binaries::{UNDER_TEST, binary};
+use pipewarden_tests::deadline::Deadline;
+use pipewarden_tests::skip::{Need, skip};
 
 fn pipewarden() -> Command {
-    let path = std::env::var_os("CARGO_BIN_EXE_pipewarden-under-test");
-    let mut command = Command::new(path.unwrap_or_else(|| env!("CARGO_BIN_EXE_pipewarden-under-test").into()));
+    let mut command = Command::new(binary(UNDER_TEST));
     command.arg("audit");
     command
 }
@@ -43,7 +42,7 @@ struct Writer {
 
 impl Writer {
     fn start(target: &Path) -> Writer {
-        Writer::spawn(Command::new(env!("CARGO_BIN_EXE_audit-writer")).arg(target))
+        Writer::spawn(Command::new(binary("write_audit")).arg(target))
     }
 
     fn spawn(command: &mut Command) -> Writer {
@@ -68,8 +67,7 @@ impl Writer {
 
     /// Waits until it says something, or ends. If it does neither it is killed, and the test failed.
     fn wait(&mut self) {
-        let mut fds = [PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::from(DEADLINE)).unwrap() == 0 {
+        if !Deadline::patient().wait(self.answers.get_ref().as_fd(), PollFlags::POLLIN) {
             self.child.kill().unwrap();
             self.child.wait().unwrap();
             panic!("the writer neither answers nor ends");
@@ -363,8 +361,7 @@ fn a_full_device_costs_the_records_and_not_the_run() {
 
 #[test]
 fn a_disk_that_fills_up_and_gets_room_again_leaves_a_log_that_verifies() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED a_disk_that_fills_up: mounting a tmpfs needs root");
+    if skip("a_disk_that_fills_up_and_gets_room_again_leaves_a_log_that_verifies", &[Need::Root]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -372,7 +369,7 @@ fn a_disk_that_fills_up_and_gets_room_again_leaves_a_log_that_verifies() {
         "mount -t tmpfs -o size=64k none \"$0\" && head -c 40000 /dev/zero > \"$0/other\" && exec \"$1\" \"$0/log\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "--propagation", "private", "sh", "-c", mount]).arg(folder.path());
-    let mut writer = Writer::spawn(command.arg(env!("CARGO_BIN_EXE_audit-writer")));
+    let mut writer = Writer::spawn(command.arg(binary("write_audit")));
     assert_eq!(writer.ask("record 200"), "Some(Lost)");
     // The mount is its own; this is the way in from here.
     let inside = PathBuf::from(format!("/proc/{}/root{}", writer.child.id(), folder.path().display()));
@@ -411,4 +408,57 @@ fn a_target_that_hangs_does_not_outlast_the_ending() {
     let mut writer = Writer::start(&path);
     assert!(writer.ask("finish 50").starts_with("Late "), "there is none");
     writer.end();
+}
+
+/// A run whose command leaves a holder behind, in a session of its own, and exits with 3. It was
+/// given a secret.
+fn run_with(audit: &Path) -> Output {
+    const SCRIPT: &str = r#"mkfifo up; setsid sh -c "echo >up; exec sleep 300" & read line <up; exit 3"#;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binary(UNDER_TEST));
+    command.current_dir(folder.path()).args(["run", "--holder-grace", "0", "--audit"]).arg(audit);
+    command.args(["--", "sh", "-c", SCRIPT, "sh", "--password", "Hx7Qz"]).output().unwrap()
+}
+
+#[test]
+fn a_run_tells_who_was_ended_and_why_and_keeps_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    assert_eq!(run_with(&path).status.code(), Some(3));
+    assert_eq!(verify(&[&path]).status.code(), Some(0), "{}", text(&verify(&[&path])));
+    let log = fs::read_to_string(&path).unwrap();
+    assert!(!log.contains("Hx7Qz"), "{log}");
+    let records: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let at = |event: &str| records.iter().position(|record| record["event"] == event);
+    let signalled = at("holder.signalled").unwrap();
+    assert_eq!(at("run.started"), Some(0));
+    assert_eq!(at("run.finished"), Some(records.len() - 1));
+    assert!(at("run.exited").unwrap() < signalled && signalled < at("holder.ended").unwrap());
+    let act = &records[signalled];
+    assert_eq!((&act["decision"]["action"], &act["decision"]["reason"]), (&"term".into(), &"stale".into()));
+    assert!(act["process"]["cmdline"].as_str().unwrap().contains("sleep 300"), "{act}");
+    assert_eq!((&act["evidence"]["relation"], &act["evidence"]["escaped"]), (&"lineage".into(), &true.into()));
+    assert_eq!(act["evidence"]["verified"]["start_ticks"], act["process"]["start_ticks"]);
+    assert!(records[0]["detail"]["command"].as_str().unwrap().ends_with("sh --password [redacted]"));
+}
+
+#[test]
+fn a_log_on_stderr_verifies_between_what_the_command_says_there() {
+    let mut command = Command::new(binary(UNDER_TEST));
+    command.args(["run", "--audit", "-", "--", "sh", "-c", "printf half >&2; echo whole >&2; exit 3"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let verdict = judge(&output.stderr);
+    assert!(verdict.intact && verdict.runs.closed == 1, "{verdict:?}\n{}", text(&output));
+}
+
+#[test]
+fn a_run_ends_as_it_would_without_a_log_that_takes_nothing() {
+    assert_eq!(run_with("/dev/full".as_ref()).status.code(), Some(3));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut fifo = File::options().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&path).unwrap();
+    while fifo.write(&[b'-'; 4096]).is_ok() {}
+    assert_eq!(run_with(&path).status.code(), Some(3));
 }

@@ -7,19 +7,19 @@ use std::process::Command;
 
 use pipewarden::audit::chain::Chain;
 use pipewarden::audit::detail::{
-    Attached, Degraded, Eof, Escape, ExitStatus, Exited, FifoUse, Finished, Idle, Reseeded, Restart, Retried, Started,
-    Withheld,
+    Attached, Degraded, Eof, Escape, Exited, FifoUse, Finished, Idle, Reseeded, Restart, Retried, Started, Withheld,
 };
 use pipewarden::audit::evidence::{Decision, Evidence, HoldSeen, PipeSeen, Reason, RunSeen, Verified};
 use pipewarden::audit::record::{Act, OnFifo, Time};
 use pipewarden::audit::{Event, Hash, RunId};
-use pipewarden::pipe::{Action, End, EndedFor, Outcome, Pipe, PipeId, PipeKind, Relation, Stream};
+use pipewarden::pipe::{Action, End, EndedFor, ExitStatus, Outcome, Pipe, PipeId, PipeKind, Relation, Stream};
 use pipewarden::process::describe::{Description, describe};
 use pipewarden::process::table::{Hold, Via};
+use pipewarden_tests::binaries::{UNDER_TEST, binary};
 use serde_json::Value;
 
 fn schema() -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_pipewarden-under-test")).args(["audit", "schema"]).output().unwrap();
+    let output = Command::new(binary(UNDER_TEST)).args(["audit", "schema"]).output().unwrap();
     assert!(output.status.success());
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -94,8 +94,9 @@ fn cmdline(pid: i32) -> Option<String> {
         last.truncate(last.trim_end_matches(|c: char| !c.is_whitespace()).len());
     }
     let mut line = super::redact::command_line(&arguments);
-    if cut {
-        line.push_str(" [cut]");
+    if cut && !line.ends_with(super::redact::CUT) {
+        line.push(' ');
+        line.push_str(super::redact::CUT);
     }
     Some(line)
 }

@@ -26,7 +26,7 @@ pub const REDACTED: &str = "[redacted]";
 pub const LIMIT: usize = 4096;
 
 /// What stands where the rest was cut off.
-const CUT: &str = "[cut]";
+pub const CUT: &str = "[cut]";
 
 /// How deep quotes are followed into scripts within scripts.
 const DEPTH: u32 = 8;

@@ -13,7 +13,7 @@ use pipewarden::audit::{Event, Log, RunId, Target};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn main() -> anyhow::Result<()> {
-    let target = std::env::args_os().nth(1).context("usage: audit-writer TARGET")?;
+    let target = std::env::args_os().nth(1).context("usage: write_audit TARGET")?;
     let log = Log::open(&Target::from(target), RunId::new())?;
     let mut out = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
