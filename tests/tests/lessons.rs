@@ -50,7 +50,7 @@ rows! {
 #[test]
 fn nothing_outlasts_the_one_bound() {
     let stage = Stage::new();
-    let run = Run::on(&stage).options(["--on-holder", "wait", "--max-drain", "500ms"]);
+    let run = Run::on(&stage).options(["--on-holder", "report", "--max-drain", "500ms"]);
     let ended = run.fixture("hold_setsid", ["--exit", "3"]).end();
     let stderr = ended.stderr.text();
     assert!(ended.stdout.eof && ended.stderr.eof && ended.stdout.bytes == LAST_LINE, "{stderr}");
@@ -64,7 +64,7 @@ fn nothing_outlasts_the_one_bound() {
 fn one_deadline_whatever_the_number_of_streams() {
     let stage = Stage::new();
     let bound = Duration::from_secs(4);
-    let run = Run::on(&stage).options(["--on-holder", "wait", "--max-drain", "4s"]);
+    let run = Run::on(&stage).options(["--on-holder", "report", "--max-drain", "4s"]);
     let run = run.fixture("hold_setsid", ["--exit", "3"]).start();
     assert!(stage.wait(COMMAND).dies(Deadline::patient()));
     let exited = Instant::now();
@@ -117,7 +117,7 @@ fn a_dead_file_system_beside_a_fifo() {
 fn waiting_is_not_computing() {
     let stage = Stage::new();
     for options in [&["--backend", "proc"][..], &[]] {
-        let run = Run::on(&stage).options(["--on-holder", "wait", "--max-drain", "3s"]).options(options);
+        let run = Run::on(&stage).options(["--on-holder", "report", "--max-drain", "3s"]).options(options);
         let ended = run.fixture("hold_setsid", [""; 0]).end();
         assert_eq!(ended.report().outcome, Outcome::Closed);
         assert!(ended.cpu < Duration::from_millis(750), "{:?} of computing in 3 s of waiting", ended.cpu);
@@ -209,7 +209,6 @@ fn there_is_always_an_outcome() {
         (&["--on-holder", "close"], Outcome::HoldersSpared),
         (&["--on-holder", "drain"], Outcome::HoldersSpared),
         (&["--on-holder", "report", "--max-drain", "300ms"], Outcome::Closed),
-        (&["--on-holder", "wait", "--max-drain", "300ms"], Outcome::Closed),
     ] {
         let stage = Stage::new();
         let ended = Run::on(&stage).options(options).fixture("hold_setsid", [""; 0]).end();
