@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -176,9 +176,7 @@ impl<'a> Run<'a> {
             return program;
         }
         let copy = self.stage.path(program.file_name().and_then(OsStr::to_str).unwrap());
-        if !copy.exists() {
-            std::fs::copy(&program, &copy).unwrap();
-        }
+        copied(&program, &copy);
         copy
     }
 
@@ -226,6 +224,18 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn end(self) -> Ended {
         self.start().end()
+    }
+}
+
+/// Copies a program, by another process: while we had the copy open for writing, a fork of some
+/// other test could inherit that, and nobody could execute it (ETXTBSY).
+///
+/// # Panics
+///
+/// When it cannot be copied.
+pub fn copied(program: &Path, copy: &Path) {
+    if !copy.exists() {
+        assert!(Command::new("cp").arg(program).arg(copy).status().unwrap().success());
     }
 }
 

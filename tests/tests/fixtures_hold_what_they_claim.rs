@@ -142,7 +142,7 @@ fn hold_undumpable_belongs_to_root_as_far_as_proc_says() {
     }
     let stage = Stage::new();
     let copy = stage.path("hold_undumpable");
-    std::fs::copy(pipewarden_tests::binaries::binary("hold_undumpable"), &copy).unwrap();
+    pipewarden_tests::run::copied(&pipewarden_tests::binaries::binary("hold_undumpable"), &copy);
     let mut command = Command::new(copy);
     let (reader, _) = leave(stage.announced(std::os::unix::process::CommandExt::uid(&mut command, 65534)));
     assert_withheld(&reader);
