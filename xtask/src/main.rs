@@ -1,3 +1,37 @@
 //! `cargo xtask VERB`: the project's own chores, a file per verb.
+#![allow(clippy::print_stdout, reason = "a chore's results are for the person who runs it")]
 
-fn main() {}
+mod bench;
+mod busy;
+mod command;
+mod demo;
+mod process;
+mod test;
+mod workspace;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// The project's own chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Show a command whose reader hangs, and the same command under `pipewarden run`.
+    Demo(demo::Demo),
+    /// Build and run every test of the workspace.
+    Test(test::Test),
+    /// Measure what the README says of `run`, against other programs, in one go.
+    Bench(bench::Bench),
+    /// What a bench runs; started by `bench` itself.
+    #[command(hide = true)]
+    BenchActor(bench::actor::Actor),
+}
+
+fn main() -> Result<()> {
+    match Verb::parse() {
+        Verb::Demo(verb) => verb.run(),
+        Verb::Test(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
+        Verb::BenchActor(verb) => verb.run(),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a bench has its commands do. They run in this very program, started anew.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{ForkResult, fork, setsid};
+
+/// No actor outlives its bench by more than this, whatever becomes of the bench.
+const LIFE_SECONDS: u32 = 120;
+
+/// What a bench runs; started by `bench` itself.
+#[derive(clap::Args)]
+pub(crate) struct Actor {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Leave a helper in another session that holds stdout, write the time, and exit.
+    LeaveHolder {
+        /// The helper does not react to SIGTERM.
+        #[arg(long)]
+        ignoring_term: bool,
+    },
+    /// Write the time, and stay until killed.
+    Stay,
+    /// Write so many bytes, a chunk at a time.
+    Write { bytes: u64, chunk: usize },
+}
+
+impl Actor {
+    pub(crate) fn run(self) -> Result<()> {
+        // SAFETY: alarm(2) takes an integer; its signal ends us.
+        unsafe { libc::alarm(LIFE_SECONDS) };
+        match self.part {
+            Part::LeaveHolder { ignoring_term } => leave_holder(ignoring_term),
+            Part::Stay => stay(),
+            Part::Write { bytes, chunk } => write(bytes, chunk),
+        }
+    }
+}
+
+fn leave_holder(ignoring_term: bool) -> Result<()> {
+    let (read, ready) = crate::process::pipe()?;
+    // SAFETY: there is one thread, so the child may do what we may.
+    if let ForkResult::Child = unsafe { fork() }? {
+        setsid()?;
+        if ignoring_term {
+            // SAFETY: to ignore a signal installs no handler.
+            unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+        }
+        drop((read, ready));
+        // SAFETY: as above; a child does not inherit its parent's alarm.
+        unsafe { libc::alarm(LIFE_SECONDS) };
+        loop {
+            nix::unistd::pause();
+        }
+    }
+    drop(ready);
+    // End-of-file comes when the helper has closed its copy: it has a session of its own by then.
+    crate::process::read_some(&read)?;
+    tell_the_time()?;
+    // SAFETY: _exit(2): nothing of ours is left to be done between the time and the exit.
+    unsafe { libc::_exit(0) }
+}
+
+fn stay() -> Result<()> {
+    tell_the_time()?;
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn write(bytes: u64, chunk: usize) -> Result<()> {
+    let data = vec![b'x'; chunk];
+    let mut left = bytes;
+    while left > 0 {
+        let now = usize::try_from(left).unwrap_or(chunk).min(chunk);
+        let written = nix::unistd::write(io::stdout(), &data[..now]).context("cannot write")?;
+        left -= u64::try_from(written)?;
+    }
+    Ok(())
+}
+
+fn tell_the_time() -> Result<()> {
+    let now = u64::try_from(now()?.as_nanos())?;
+    let written = nix::unistd::write(io::stdout(), &now.to_ne_bytes()).context("cannot write")?;
+    anyhow::ensure!(written == 8, "a pipe took half a number");
+    Ok(())
+}
+
+/// The time that [`tell_the_time`] told, as bytes in a command's output.
+pub(crate) fn told(output: &[u8]) -> Result<Duration> {
+    let bytes: [u8; 8] = output.try_into().ok().with_context(|| format!("{} bytes instead of a time", output.len()))?;
+    Ok(Duration::from_nanos(u64::from_ne_bytes(bytes)))
+}
+
+/// `CLOCK_MONOTONIC`: the same in every process.
+pub(crate) fn now() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?.into())
+}
