@@ -21,7 +21,7 @@ pub(crate) fn description() -> Result<String> {
 pub(crate) fn load() -> Result<String> {
     let load = fs::read_to_string("/proc/loadavg").context("cannot read the load")?;
     let averages: Vec<&str> = load.split(' ').take(3).collect();
-    Ok(format!("load average {} (1, 5, 15 minutes)", averages.join(", ")))
+    Ok(format!("load average when the bench began: {} (1, 5, 15 minutes)", averages.join(", ")))
 }
 
 fn field(path: &str, name: &str) -> Option<String> {

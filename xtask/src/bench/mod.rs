@@ -53,6 +53,7 @@ impl Bench {
         let what = if self.what.is_empty() { everything } else { &self.what };
         let plan = Plan::new(self.quick)?;
         println!("{}", machine::description()?);
+        // Only now: later on it is our own crowds that are counted.
         println!("{}", machine::load()?);
         let mut table = Table::default();
         for what in what {
@@ -65,7 +66,6 @@ impl Bench {
             }
         }
         println!("\n{table}");
-        println!("{}", machine::load()?);
         if self.quick {
             println!("quick: too few samples to conclude anything from");
         }

@@ -37,7 +37,9 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
                 let path = format!("/proc/{}/fd/{}", std::process::id(), source.as_raw_fd());
                 machine.push(once(plan.scan().args(["machine", &path]))?);
                 for (program, samples) in others.iter().zip(&mut theirs) {
-                    samples.push(once(Command::new(program).arg(&path))?);
+                    let mut command = Command::new(program);
+                    // lsof cannot be asked for a pipe: one lists everything, and looks for its number.
+                    samples.push(once(if *program == "lsof" { command.args(["-nPw"]) } else { command.arg(&path) })?);
                 }
             }
         }
