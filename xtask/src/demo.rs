@@ -74,7 +74,7 @@ fn build() -> Result<PathBuf> {
 fn without(ink: &Ink) -> Result<()> {
     let mut shell = Command::new("sh");
     shell.args(["-c", SCRIPT]);
-    let mut watch = Watch::start(shell)?;
+    let mut watch = Watch::start("sh", shell)?;
     let seen = watch.until(PATIENCE, ink)?;
     if seen.eof.is_some() {
         bail!("end-of-file came although the helper should hold the pipe: is `setsid` installed?");
@@ -97,7 +97,7 @@ fn with(pipewarden: &Path, ink: &Ink) -> Result<Duration> {
     command.args(["run", "--", "sh", "-c", SCRIPT]);
     let (errors, stderr) = pipe()?;
     command.stderr(stderr);
-    let mut watch = Watch::start(command)?;
+    let mut watch = Watch::start("pipewarden", command)?;
     let seen = watch.until(BROKEN, ink)?;
     let Some(eof) = seen.eof else { bail!("no end-of-file within {BROKEN:?}: please report this") };
     ensure!(seen.text == format!("{RESULT}\n"), "the command wrote {:?}", seen.text);
@@ -123,6 +123,7 @@ struct Watch {
     source: OwnedFd,
     started: Instant,
     seen: Seen,
+    name: &'static str,
 }
 
 /// What has been seen of a command so far.
@@ -134,13 +135,13 @@ struct Seen {
 }
 
 impl Watch {
-    fn start(mut command: Command) -> Result<Watch> {
+    fn start(name: &'static str, mut command: Command) -> Result<Watch> {
         let (source, write) = pipe()?;
         command.stdin(Stdio::null()).stdout(write);
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let process = Pidfd::of(&child)?;
-        Ok(Watch { child, process, source, started, seen: Seen::default() })
+        Ok(Watch { child, process, source, started, seen: Seen::default(), name })
     }
 
     /// Tells what happens, as it happens, until both exit and end-of-file were seen or the time is over.
@@ -182,10 +183,11 @@ impl Watch {
     fn take_exit(&mut self) -> Result<()> {
         let status = finish(&mut self.child, BROKEN)?;
         self.seen.status = Some(status);
+        let name = self.name;
         self.say(match (status.code(), status.signal()) {
-            (Some(code), _) => format!("it exits with code {code}"),
-            (None, Some(signal)) => format!("signal {signal} ended it"),
-            (None, None) => "it is gone".to_owned(),
+            (Some(code), _) => format!("{name} exits with code {code}"),
+            (None, Some(signal)) => format!("signal {signal} ended {name}"),
+            (None, None) => format!("{name} is gone"),
         });
         Ok(())
     }

@@ -24,15 +24,17 @@ pub(crate) struct Test {
     /// Keep every core busy meanwhile.
     #[arg(long)]
     busy: bool,
-    /// What `cargo test` gets besides: a filter, `-- --nocapture`.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+    /// What every test program gets, such as --nocapture.
+    #[arg(last = true)]
     arguments: Vec<String>,
 }
 
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         // Before the cores are busy, and so that a failure to build is not taken for a test's.
-        run(cargo_test().args(["--quiet", "--no-run"]))?;
+        run(cargo_test().arg("--no-run"))?;
         let busy = self.busy.then(Busy::start).transpose()?;
         if let Some(busy) = &busy {
             println!("{} processes of ours keep the cores busy", busy.len());
@@ -58,7 +60,7 @@ impl Test {
         let (read, write) = pipe()?;
         let mut cargo = cargo_test();
         // One file of tests that fails does not keep the others from being run.
-        cargo.arg("--no-fail-fast").args(&self.arguments).stdout(Stdio::from(write));
+        cargo.arg("--no-fail-fast").args(&self.filter).arg("--").args(&self.arguments).stdout(Stdio::from(write));
         let mut child = cargo.spawn().context("cannot start cargo")?;
         drop(cargo); // and with it our copy of the write end
         let tally = follow(&read, &Pidfd::of(&child)?);
