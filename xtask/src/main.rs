@@ -9,6 +9,8 @@ mod process;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
 
@@ -27,7 +29,17 @@ enum Verb {
     BenchActor(bench::actor::Actor),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Verb::parse() {
         Verb::Demo(verb) => verb.run(),
         Verb::Test(verb) => verb.run(),
