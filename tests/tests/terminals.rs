@@ -7,8 +7,7 @@ use std::os::fd::AsFd;
 use std::process::Stdio;
 
 use nix::pty::openpty;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::fixture::{COMMAND, GATE, HOLDER};
 use pipewarden_tests::kernel::stat;
@@ -105,22 +104,32 @@ fn the_suspend_key_stops_both() {
     assert_eq!(run.end().code(), 3);
 }
 
-/// In the background of a terminal, or without one, the command stops us when it stops.
+/// A stop that is sent to us is for the command too, and so is what continues us.
 #[test]
-fn a_command_that_stops_stops_us_and_goes_on_with_us() {
+fn a_stop_stops_us_and_the_command_and_sigcont_continues_both() {
     let stage = Stage::new();
     stage.hold(GATE);
     let run = Run::on(&stage).fixture("just_exit", ["--gate", "--exit", "3"]).start();
     let _ = stage.wait(GATE);
     let (command, supervisor) = (stage.wait(COMMAND), run.process.pid);
-    command.signal(Signal::SIGSTOP);
-    let stopped = Deadline::patient().until(|| stat(supervisor, 3).as_deref() == Some("T"));
-    assert!(stopped, "whoever waits for us sees a stopped job");
-    killpg(Pid::from_raw(supervisor), Signal::SIGCONT).unwrap();
+    run.signal(Signal::SIGTSTP);
+    for pid in [command.pid, supervisor] {
+        assert!(Deadline::patient().until(|| stat(pid, 3).as_deref() == Some("T")), "{pid} is stopped");
+    }
+    run.signal(Signal::SIGCONT);
     let on = Deadline::patient().until(|| stat(command.pid, 3).is_some_and(|state| state != "T"));
     assert!(on, "SIGCONT to us is for the command too");
     stage.release(GATE);
     assert_eq!(run.end().code(), 3);
+}
+
+/// A command that stops itself, or that a debugger stops, does not stop us: nobody would continue us,
+/// and the timeout has to end it.
+#[test]
+fn a_command_that_is_stopped_alone_reaches_its_timeout() {
+    let stage = Stage::new();
+    let run = Run::on(&stage).options(["--timeout", "300ms"]).bash("kill -STOP $$");
+    assert_eq!(run.end().code(), 124);
 }
 
 /// No reader waits for the EOF of a terminal: who stays on it is nobody's business.

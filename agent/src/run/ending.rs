@@ -280,10 +280,10 @@ impl Ending {
     }
 
     /// When the grace ends, if nothing restarts it. A holder that is still at work shortly before the
-    /// bound gets its first signal then, so that `kill_after` fits in; this takes at most a quarter of
-    /// the time there is.
+    /// bound gets its first signal then, so that `kill_after` fits in; this takes at most a tenth of the
+    /// time there is.
     fn stale_at(&self) -> Duration {
-        let warning = self.policy.kill_after.min(self.policy.max_drain / 4);
+        let warning = self.policy.kill_after.min(self.policy.max_drain / 10);
         let last_call = self.policy.max_drain.saturating_sub(KILL_BEFORE_BOUND + warning);
         (self.quiet_since + self.policy.grace).min(last_call)
     }

@@ -414,7 +414,6 @@ impl<'a> Supervisor<'a> {
         }
         if signalled {
             self.take_signals()?;
-            self.take_exits()?;
         }
         self.take_answer();
         Ok(())
@@ -435,7 +434,14 @@ impl<'a> Supervisor<'a> {
     }
 
     fn take_signals(&mut self) -> io::Result<()> {
+        // Read first, looked at for exits next: a SIGCHLD that comes later is still to be read.
+        let mut taken = Vec::new();
         while let Some(info) = self.run.signals.next()? {
+            taken.push(info);
+        }
+        // And exits before requests: one that comes with the command's exit comes too late for it.
+        self.take_exits()?;
+        for info in taken {
             let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
             // What a terminal sends to our group reached the command too, if it is in it.
             let has_it = !self.run.own_group && signals::is_from_the_terminal(&info);

@@ -309,7 +309,7 @@ fn a_holder_that_prints_for_ever_is_warned_in_time_and_ended_before_the_bound() 
     assert_eq!(end, Some(End_::LetGo(LetGo::Close)));
     let [(_, first, at), (_, second, then)] = world.signals[..] else { panic!("{:?}", world.signals) };
     assert_eq!((first, second), (Signal::SIGTERM, Signal::SIGKILL));
-    assert!(at >= millis(3900) && then >= millis(4890) && then <= millis(4950), "{at:?} {then:?}");
+    assert!(at >= millis(4400) && then >= millis(4890) && then <= millis(4950), "{at:?} {then:?}");
 }
 
 #[test]
