@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
 use crate::binaries::{UNDER_TEST, binary};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, PATIENCE};
 use crate::fixture::SOCKET;
 use crate::kernel;
 use crate::process::Process;
@@ -30,6 +30,7 @@ pub struct Run<'a> {
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
     pace: Pace,
+    patience: Duration,
     uid: Option<u32>,
     limits: Vec<(Resource, u64)>,
     wrapper: Vec<OsString>,
@@ -50,6 +51,7 @@ impl<'a> Run<'a> {
             stdout: None,
             stderr: None,
             pace: Pace::Eager,
+            patience: PATIENCE,
             uid: None,
             limits: Vec::new(),
             wrapper: Vec::new(),
@@ -117,6 +119,13 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// How long the test waits for the end of all this, where the command has much to do.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -204,7 +213,7 @@ impl<'a> Run<'a> {
             // SAFETY: setrlimit(2) is async-signal-safe and takes no lock.
             unsafe { command.pre_exec(move || Ok(setrlimit(resource, limit, limit)?)) };
         }
-        let deadline = Deadline::patient();
+        let deadline = Deadline::after(self.patience);
         command.stdin(self.stdin.unwrap_or_else(Stdio::null));
         let stream = |given: Option<Stdio>, pace| match given {
             Some(stdio) => (stdio, None),

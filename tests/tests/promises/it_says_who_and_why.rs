@@ -1,7 +1,5 @@
 //! It says who and why: every signal, sparing and end is one record, written before the act.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;

@@ -1,8 +1,6 @@
 //! Bad input is one line that names the flag and the value; the exit code is 125, and nothing was
 //! started.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use pipewarden_tests::run::Run;
 use pipewarden_tests::stage::Stage;
 

@@ -3,8 +3,6 @@
 //! Where the table of another file has the same promise, the row here has the most eager settings:
 //! no grace, SIGKILL first. Exactness must not depend on patience.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::time::{Duration, Instant};
 
 use pipewarden::pipe::Action::{Kept, Kill, Term};
@@ -208,7 +206,7 @@ fn there_is_always_an_outcome() {
         (&["--on-holder", "end"][..], Outcome::HoldersEnded),
         (&["--on-holder", "close"], Outcome::HoldersSpared),
         (&["--on-holder", "drain"], Outcome::HoldersSpared),
-        (&["--on-holder", "report", "--max-drain", "300ms"], Outcome::Closed),
+        (&["--on-holder", "report", "--max-drain", "3s"], Outcome::Closed),
     ] {
         let stage = Stage::new();
         let ended = Run::on(&stage).options(options).fixture("hold_setsid", [""; 0]).end();

@@ -1,8 +1,6 @@
 //! Nothing is lost: every byte that was written before its writer was ended or let go arrives, in
 //! order, and a writer that is still working is slow, not stale.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -34,13 +32,14 @@ fn assert_natural(ended: &Ended) {
     assert_eq!(report.undelivered_bytes, 0);
 }
 
-/// The shell is gone long before its last pipeline has sorted; two more processes hold stdout by
-/// then, and print nothing for longer than any grace.
+/// The shell is gone long before its last pipeline has sorted; three processes hold stdout by then,
+/// and print nothing for longer than any grace. On a machine with little time for us that takes
+/// longer than the default bound, which counts whatever holders do: hence another bound here.
 #[test]
 fn a_pipeline_that_sorts_after_its_shell_is_gone() {
     let stage = Stage::new();
     // On a busy machine sorting takes longer than the default bound, which is another promise.
-    let run = Run::on(&stage).options(["--max-drain", "60s"]);
+    let run = Run::on(&stage).options(["--max-drain", "10m"]).patience(Duration::from_secs(150));
     let ended = run.bash("exec > >(LC_ALL=C sort -R | LC_ALL=C sort); seq 1 1500000").end();
     assert_natural(&ended);
     assert_eq!(ended.code(), 0);

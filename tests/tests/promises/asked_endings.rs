@@ -1,7 +1,5 @@
 //! A run that is told to end: by a timeout, by silence, by a signal. It ends the whole lineage.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use nix::sys::signal::Signal;
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::fixture::{COMMAND, GATE, HOLDER};

@@ -1,7 +1,5 @@
 //! The options of an ending: each does what its help says.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::io::Read;
 
 use nix::sys::signal::Signal;

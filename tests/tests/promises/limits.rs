@@ -1,7 +1,5 @@
 //! When the machine gives us nothing more: we say so, with 125, and the command is not half started.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use nix::sys::resource::Resource;
 use pipewarden_tests::run::Run;
 use pipewarden_tests::skip::{Need, skip};

@@ -1,7 +1,5 @@
 //! EOF arrives: whoever holds the command's stdout when it has ended, and however.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use pipewarden::pipe::Action::{Drained, Kill, Term};
 use pipewarden::pipe::{Outcome, Relation};
 use pipewarden_tests::deadline::Deadline;

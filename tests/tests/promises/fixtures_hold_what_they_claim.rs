@@ -1,8 +1,6 @@
 //! The fixtures without pipewarden, against the kernel: each holds what it claims, in the way it
 //! claims, and a plain reader gets no EOF because of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::io::PipeReader;
 use std::process::{Command, Stdio};
 

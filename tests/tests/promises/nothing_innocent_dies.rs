@@ -1,8 +1,6 @@
 //! Nothing innocent dies: who does not hold the write end of the run's own pipe, or is not the
 //! run's, is never signalled, and not killed by SIGPIPE either.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -36,7 +34,7 @@ rows! {
         .spares(HOLDER, Relation::Lineage, true, Kept);
     who_matches_no_keep_is_ended: row("hold_setsid").exits(3).options(&["--keep", "hold_sets", "--keep", "postgres*"])
         .ends_escapee(HOLDER, Action::Term);
-    reported_only: row("hold_setsid").exits(3).options(&["--on-holder", "report", "--max-drain", "300ms"])
+    reported_only: row("hold_setsid").exits(3).options(&["--on-holder", "report", "--max-drain", "3s"])
         .spares(HOLDER, Relation::Lineage, true, Closed).outcome(Outcome::Closed);
 }
 

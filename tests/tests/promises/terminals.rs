@@ -1,7 +1,5 @@
 //! On a terminal the command is where it would be without us: in the foreground, with every key.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::Stdio;
