@@ -179,3 +179,21 @@ fn downstream_is_a_socket() {
     assert_eq!(ended.code(), 3);
     assert!(stage.wait(HOLDER).dies(Deadline::patient()));
 }
+
+/// A FIFO downstream is pumped like a pipe, and its reader gets EOF.
+#[test]
+fn downstream_is_a_fifo() {
+    let stage = Stage::new();
+    let fifo = stage.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || std::fs::read(fifo).unwrap()
+    });
+    let writer = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    let ended = Run::on(&stage).stdout(writer).fixture("hold_setsid", ["--bytes", "300000", "--exit", "3"]).end();
+    let expected = [pipewarden_tests::fixture::pattern(300_000), LAST_LINE.to_vec()].concat();
+    pipewarden_tests::row::assert_same_bytes(&reader.join().unwrap(), &expected);
+    assert_eq!((ended.code(), ended.report().outcome), (3, Outcome::HoldersEnded), "{}", ended.stderr.text());
+    assert!(stage.wait(HOLDER).dies(Deadline::patient()));
+}

@@ -154,6 +154,40 @@ fn a_foreign_daemon_that_is_only_reported_lives() {
     assert!(daemon.lives(), "{stderr}");
 }
 
+#[test]
+fn a_foreign_daemon_with_its_pipe_closed_lives_if_it_ignores_sigpipe() {
+    let (stage, _daemon, ended) = foreign(&["ignore-sigpipe"], &["--on-foreign", "close"]);
+    let (stderr, daemon) = (ended.stderr.text(), stage.wait("daemon"));
+    assert_eq!(ended.report().holder(daemon.pid).map(|holder| holder.action), Some(Closed), "{stderr}");
+    stage.release("may write");
+    let _ = stage.wait("refused");
+    assert!(daemon.lives(), "{stderr}");
+}
+
+/// `--on-foreign wait`: the run ends when the daemon lets go, and what it wrote arrives.
+#[test]
+fn a_foreign_daemon_can_be_waited_for() {
+    let stage = Stage::new();
+    stage.hold("may write");
+    let path = stage.path("daemon");
+    let mut daemon = stage.fixture("foreign_daemon");
+    let _daemon = Helper(daemon.arg(&path).stdout(Stdio::null()).spawn().unwrap());
+    let _ = stage.wait("daemon");
+    let run = Run::on(&stage).options(["--on-foreign", "wait"]);
+    let run = run.command([pipewarden_tests::binaries::binary("pass_away")]).command([path.as_os_str()]).start();
+    assert!(stage.wait(COMMAND).dies(Deadline::patient()));
+    stage.release("may write");
+    let _ = stage.wait("wrote");
+    let daemon = stage.wait("daemon");
+    assert!(daemon.lives());
+    daemon.signal(Signal::SIGKILL);
+    let ended = run.end();
+    let stderr = ended.stderr.text();
+    assert!(ended.stdout.eof, "{stderr}");
+    assert_eq!(ended.stdout.bytes, [LAST_LINE, pipewarden_tests::fixture::LATE_LINE].concat(), "{stderr}");
+    assert_eq!(ended.report().outcome, Outcome::Natural, "{stderr}");
+}
+
 /// `(server &) >log; supervisor ...` in a shell: somebody else has the same stdout as we.
 #[test]
 fn who_shares_our_own_stdout() {

@@ -143,3 +143,37 @@ fn pumping_into_a_file() {
     let expected = [pipewarden_tests::fixture::pattern(300_000), LAST_LINE.to_vec()].concat();
     pipewarden_tests::row::assert_same_bytes(&written, &expected);
 }
+
+/// A reader that does not read is waited for, unless that is bounded too; what it did not take is
+/// counted.
+#[test]
+fn delivery_can_be_bounded() {
+    let stage = Stage::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let run = Run::on(&stage).options(["--max-deliver", "300ms"]).stdout(writer);
+    // More than our reader's pipe takes, and little enough that the command can end.
+    let ended = run.fixture("just_exit", ["--bytes", "100000", "--exit", "3"]).end();
+    let report = ended.report();
+    assert_eq!((ended.code(), report.outcome), (3, Outcome::Undelivered), "{}", ended.stderr.text());
+    let arrived = pipewarden_tests::reader::read_now(&reader);
+    let written = [pipewarden_tests::fixture::pattern(100_000), LAST_LINE.to_vec()].concat();
+    assert!(arrived.eof, "EOF comes after what was taken");
+    pipewarden_tests::row::assert_same_bytes(&arrived.bytes, &written[..arrived.bytes.len()]);
+    let missing = u64::try_from(written.len() - arrived.bytes.len()).unwrap();
+    assert_eq!(report.undelivered_bytes, missing, "{}", ended.stderr.text());
+    assert!(missing > 0);
+}
+
+/// What `-r` maps a signal to is what the command is sent.
+#[test]
+fn a_signal_can_be_rewritten() {
+    for words in [&["-r", "10:12"][..], &["--rewrite", "USR1:USR2"]] {
+        let stage = Stage::new();
+        let run = Run::on(&stage).options(words).fixture("tell_signals", ["SIGUSR2", "--exit", "7"]).start();
+        let _ = stage.wait("ready");
+        run.signal(Signal::SIGUSR1);
+        let _ = stage.wait("SIGUSR2");
+        let ended = run.end();
+        assert_eq!((ended.code(), ended.stdout.text()), (7, "SIGUSR2\n".to_owned()), "{}", ended.stderr.text());
+    }
+}
