@@ -38,7 +38,6 @@ fn assert_natural(ended: &Ended) {
 #[test]
 fn a_pipeline_that_sorts_after_its_shell_is_gone() {
     let stage = Stage::new();
-    // On a busy machine sorting takes longer than the default bound, which is another promise.
     let run = Run::on(&stage).options(["--max-drain", "10m"]).patience(Duration::from_secs(150));
     let ended = run.bash("exec > >(LC_ALL=C sort -R | LC_ALL=C sort); seq 1 1500000").end();
     assert_natural(&ended);
