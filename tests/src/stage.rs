@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use crate::binaries::binary;
 use crate::deadline::{Deadline, PATIENCE};
-use crate::fixture::SOCKET;
+use crate::fixture::{SOCKET, default_action};
 use crate::process::Process;
 
 /// A folder, a socket, and everybody who announced themselves there. When it goes, so do they.
@@ -63,7 +63,7 @@ impl Stage {
     /// An empty stage.
     #[must_use]
     pub fn new() -> Stage {
-        close_at_exec();
+        inherit_nothing();
         let folder = tempfile::tempdir().unwrap();
         // Rows run as another user too.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -168,11 +168,14 @@ impl Stage {
     }
 }
 
-/// Keeps descriptors that whoever started the tests left open from becoming a fixture's: it would
-/// hold pipes that are no part of its row.
-fn close_at_exec() {
+/// Keeps what whoever started the tests left us from becoming a fixture's: an open descriptor would
+/// hold pipes that are no part of its row, and a shell's background job ignores SIGINT.
+fn inherit_nothing() {
     // SAFETY: close_range takes three integers, and with this flag closes nothing.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM] {
+        default_action(signal).unwrap();
+    }
 }
 
 impl Drop for Stage {

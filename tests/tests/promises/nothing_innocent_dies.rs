@@ -82,6 +82,27 @@ fn a_holder_with_its_pipe_closed_lives() {
     assert!(holder.lives(), "{stderr}");
 }
 
+/// One holder is ended; who stands beside it, and only reads the pipe or has nothing to do with it,
+/// is not.
+#[test]
+fn who_stands_beside_a_holder() {
+    for options in [&[][..], &["-s", "KILL", "--holder-grace", "0"], &["--stdio", "inherit"]] {
+        let stage = Stage::new();
+        let beside = ["hold_read_end", "hold_stdin_only", "hold_nothing", "ssh_agent_daemon"];
+        let path = |name| pipewarden_tests::binaries::binary(name).display().to_string();
+        let mut line: String = beside.iter().map(|name| format!("{} --as {name}; ", path(name))).collect();
+        line += &format!("exec {} --exit 3", path("hold_setsid"));
+        let ended = Run::on(&stage).options(options).bash(&line).end();
+        let stderr = ended.stderr.text();
+        assert!(ended.stdout.eof && ended.code() == 3, "{options:?}: {stderr}");
+        let holder = stage.wait(HOLDER);
+        assert!(holder.dies(Deadline::patient()), "{options:?}: {stderr}");
+        assert!(beside.iter().all(|role| stage.wait(role).lives()), "{options:?}: {stderr}");
+        let named: Vec<i32> = ended.report().holders.iter().map(|holder| holder.pid).collect();
+        assert_eq!(named, [holder.pid], "{options:?}: {stderr}");
+    }
+}
+
 /// A process that ends when the test does.
 struct Helper(Child);
 
@@ -230,11 +251,20 @@ fn who_holds_a_fifo_with_the_same_number_elsewhere() {
     let [ours, theirs] = &fifos;
     let (a, b) = (ours.metadata().unwrap(), theirs.metadata().unwrap());
     assert!(a.ino() == b.ino() && a.dev() != b.dev(), "two FIFOs of one number: {a:?} {b:?}");
-    let mut neighbour = stage.fixture("stay");
-    let _neighbour = Helper(neighbour.args(["--as", "neighbour"]).stdout(theirs.try_clone().unwrap()).spawn().unwrap());
+    // One of the run's own, so that nothing but the FIFO's identity speaks for it.
+    let neighbour = format!(
+        "setsid {} --as neighbour 1<>{} 2>/dev/null & exec {} --gate --exit 3",
+        pipewarden_tests::binaries::binary("stay").display(),
+        stage.path("theirs/fifo").display(),
+        pipewarden_tests::binaries::binary("hold_setsid").display(),
+    );
+    stage.hold(GATE);
+    let run = Run::on(&stage).options(["--stdio", "inherit", "--max-drain", "3s"]).stdout(ours.try_clone().unwrap());
+    let run = run.bash(&neighbour).start();
     let bystander = stage.wait("neighbour");
-    let run = Run::on(&stage).options(["--stdio", "inherit", "--max-drain", "1s"]).stdout(ours.try_clone().unwrap());
-    let ended = run.fixture("hold_setsid", ["--exit", "3"]).end();
+    let _ = stage.wait(GATE);
+    stage.release(GATE);
+    let ended = run.end();
     let stderr = ended.stderr.text();
     assert_eq!(ended.code(), 3, "{stderr}");
     assert!(stage.wait(HOLDER).dies(Deadline::patient()), "the FIFO's own holder is ended: {stderr}");
