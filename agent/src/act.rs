@@ -216,28 +216,16 @@ fn is_our_ancestor(pid: i32) -> bool {
 }
 
 /// Signals the members of the home group, while its leader, our child, is not yet reaped: a zombie
-/// pins the group's number, so that no other group can have it. A stopped member is continued, so
-/// that it handles the signal. That nobody is left in the group is no error.
+/// pins the group's number, so that no other group can have it. That nobody is left in the group is no
+/// error.
 pub fn signal_home_group(leader: &PinnedLeader, signal: i32) {
     // SAFETY: kill(2) takes two integers; `PinnedLeader` promises that the group is ours.
-    let sent = unsafe { libc::kill(-leader.pgid, signal) } == 0;
-    if sent && wants_to_run(signal) {
-        // SAFETY: as above.
-        unsafe { libc::kill(-leader.pgid, libc::SIGCONT) };
-    }
+    unsafe { libc::kill(-leader.pgid, signal) };
 }
 
-/// Signals the command itself, a child of ours, through the pidfd that we got when we made it.
+/// Signals a child of ours, through the pidfd that we got when we made it. That it is gone is no error.
 pub fn signal_child(pidfd: &OwnedFd, signal: i32) {
-    if pidfd_send_signal(pidfd, signal).is_ok() && wants_to_run(signal) {
-        let _ = pidfd_send_signal(pidfd, libc::SIGCONT);
-    }
-}
-
-/// Whether a stopped process must be continued to handle the signal: SIGKILL ends it anyway, and
-/// stopping, continuing and window sizes are not ours to mix up with a continuation.
-fn wants_to_run(signal: i32) -> bool {
-    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGABRT)
+    let _ = pidfd_send_signal(pidfd, signal);
 }
 
 /// Proof that the leader of the home group is a child of ours which was not reaped yet.

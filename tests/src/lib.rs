@@ -22,5 +22,7 @@ pub mod reader;
 pub mod report;
 pub mod row;
 pub mod run;
+pub mod session;
 pub mod skip;
 pub mod stage;
+pub mod terminal;

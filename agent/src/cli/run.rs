@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::value::{self, Bound};
 use crate::audit::Target;
 use crate::ownership::keep::Keep;
+use crate::pipe::ExitStatus;
 use crate::run::options::{Leak, OnForeign, OnHolder, OnOpaque, Options, Reap, ReportStyle, Stdin, Stdio};
 use crate::run::{self, Finished, report::Report};
 
@@ -200,17 +201,28 @@ impl Run {
             Err(error) => return super::usage_error(&error),
         };
         let code = match run::run(&options) {
-            Ok(Finished::Supervised(report, failed)) => {
+            Ok(Finished::Supervised(report, failed, dies_by)) => {
                 print(&report, &options);
                 match failed {
-                    None => report.exit_code(&options),
+                    None => {
+                        let code = report.exit_code(&options);
+                        if let Some(signal) = dies_by.filter(|signal| i32::from(code) == 128 + signal) {
+                            run::die_by(signal);
+                        }
+                        code
+                    }
                     Some(error) => {
                         super::print::complain(&error);
                         super::FAILURE
                     }
                 }
             }
-            Ok(Finished::Relayed(code)) => code,
+            Ok(Finished::Relayed(status)) => {
+                if let ExitStatus::Signal(signal) = status {
+                    run::die_by(signal);
+                }
+                status.shell_code()
+            }
             Err(error) => {
                 super::print::complain(&error);
                 error.exit_code()

@@ -63,10 +63,12 @@ impl Downstream {
             Way::Thread(writer) => return writer.write(bytes),
         };
         match written {
-            // Pipes take RWF_NOWAIT since Linux 6.4.
+            // Pipes take RWF_NOWAIT since Linux 6.4, FIFOs not yet.
             Err(error) if matches!(self.way, Way::Pipe) && is_unsupported(&error) => {
-                self.way = Way::Thread(Writer::start(self.fd)?);
-                Err(io::ErrorKind::WouldBlock.into())
+                let mut writer = Writer::start(self.fd)?;
+                let taken = writer.write(bytes);
+                self.way = Way::Thread(writer);
+                taken
             }
             other => other,
         }

@@ -16,13 +16,14 @@ mod spawn;
 mod stdio;
 mod supervisor;
 mod terminal;
+mod witness;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::audit::{Log, OpenError, RunId};
 use crate::ownership::Lineage;
-use crate::pipe::Stream;
+use crate::pipe::{ExitStatus, Stream};
 use downstream::Downstream;
 use journal::Journal;
 use options::{Options, Stdin};
@@ -31,6 +32,7 @@ use pump::Pump;
 use relay::Role;
 use report::Report;
 use signals::Signals;
+pub use signals::die_by;
 use spawn::{Setup, SpawnError};
 use stdio::{Plan, Treatment};
 use supervisor::{Run, Supervisor};
@@ -40,10 +42,11 @@ const FAILURE: u8 = 125;
 
 /// How a run came to its end.
 pub enum Finished {
-    /// Here is what is to be reported, and what broke on our side, if something did.
-    Supervised(Box<Report>, Option<DownstreamFailed>),
-    /// Another process of ours supervised it and has reported; this is its exit status.
-    Relayed(u8),
+    /// Here is what is to be reported, what broke on our side, if something did, and the signal that
+    /// a terminal's shell is to see us die by.
+    Supervised(Box<Report>, Option<DownstreamFailed>, Option<i32>),
+    /// Another process of ours supervised it and has reported; this is how it ended.
+    Relayed(ExitStatus),
 }
 
 /// Why a run did not come to its end.
@@ -86,10 +89,11 @@ impl RunError {
 /// As [`RunError`] says.
 pub fn run(options: &Options) -> Result<Finished, RunError> {
     let mut signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
-    let front = match relay::enter(&mut signals)
+    let own_group = !options.foreground && !terminal::is_ours();
+    let front = match relay::enter(&mut signals, own_group)
         .map_err(|error| RunError::Setup("see our own children in /proc, or fork", error))?
     {
-        Role::Relay(code) => return Ok(Finished::Relayed(code)),
+        Role::Relay(status) => return Ok(Finished::Relayed(status)),
         Role::Supervisor(front) => front,
     };
     let log = match &options.audit {
@@ -97,12 +101,12 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
         None => Log::disabled(RunId::new()),
     };
     let journal = Journal::open(log, options);
-    match start(options, signals, front) {
+    match start(options, signals, own_group, front) {
         Ok(run) => {
             let ended = Supervisor::new(options, run, journal).run().map_err(RunError::Supervision)?;
             let code = if ended.failed.is_some() { FAILURE } else { ended.report.exit_code(options) };
             ended.journal.close(Some(&ended.report), code);
-            Ok(Finished::Supervised(Box::new(ended.report), ended.failed))
+            Ok(Finished::Supervised(Box::new(ended.report), ended.failed, ended.dies_by))
         }
         Err(error) => {
             journal.close(None, error.exit_code());
@@ -112,7 +116,10 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
 }
 
 /// Gets everything ready, and starts the command last: what can fail has failed before.
-fn start(options: &Options, signals: Signals, front: Option<i32>) -> Result<Run, RunError> {
+fn start(options: &Options, mut signals: Signals, own_group: bool, front: Option<i32>) -> Result<Run, RunError> {
+    if !own_group {
+        signals.share_the_group().map_err(|error| RunError::Setup("fork", error))?;
+    }
     become_subreaper().map_err(|error| RunError::Setup("become a subreaper", error))?;
     let plan = Plan::new(options.stdio, options.split).map_err(|error| RunError::Setup("look at stdio", error))?;
     let streams = Streams::new(&plan).map_err(|error| RunError::Setup("make pipes for the command", error))?;
@@ -120,7 +127,6 @@ fn start(options: &Options, signals: Signals, front: Option<i32>) -> Result<Run,
         Stdin::Inherit => None,
         Stdin::Null => Some(stdio::dev_null().map_err(|error| RunError::Setup("open /dev/null", error))?),
     };
-    let own_group = !options.foreground && !terminal::is_ours();
     let command = spawn::spawn(&Setup {
         command: &options.command,
         stdio: [stdin.as_ref().map(AsRawFd::as_raw_fd), streams.for_stdout(), streams.for_stderr()],

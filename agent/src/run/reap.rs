@@ -29,7 +29,25 @@ pub fn reap(pid: i32) -> bool {
     matches!(wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG), Ok(Some(_)))
 }
 
+/// The signal that stopped a child, if it is stopped and this was not yet told.
+///
+/// # Errors
+///
+/// Nothing that happens on a sound system; that there is no such child is no error.
+pub fn stopped(pid: i32) -> io::Result<Option<i32>> {
+    let Ok(id) = libc::id_t::try_from(pid) else { return Ok(None) };
+    Ok(wait_for(libc::P_PID, id, libc::WSTOPPED | libc::WNOHANG)?.map(|(_, _, signal)| signal))
+}
+
 fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<Option<Death>> {
+    Ok(wait_for(kind, id, flags)?.map(|(pid, code, status)| {
+        let exited = code == libc::CLD_EXITED;
+        Death { pid, status: if exited { ExitStatus::Code(status) } else { ExitStatus::Signal(status) } }
+    }))
+}
+
+/// waitid(2): pid, code and status.
+fn wait_for(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<Option<(i32, i32, i32)>> {
     loop {
         // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -37,9 +55,7 @@ fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<
         if unsafe { libc::waitid(kind, id, &raw mut info, flags) } == 0 {
             // SAFETY: waitid succeeded, so the SIGCHLD fields are the ones that are set (or all are 0).
             let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-            let exited = info.si_code == libc::CLD_EXITED;
-            let status = if exited { ExitStatus::Code(status) } else { ExitStatus::Signal(status) };
-            return Ok((pid != 0).then_some(Death { pid, status }));
+            return Ok((pid != 0).then_some((pid, info.si_code, status)));
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {

@@ -11,27 +11,32 @@ use std::os::fd::OwnedFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid};
 
 use super::reap;
 use super::signals::{self, Signals};
+use super::terminal;
 use crate::act::{pidfd_open, signal_child};
+use crate::pipe::ExitStatus;
 use crate::process::children;
 
 /// Which of the two processes we are from here on.
 pub enum Role {
     /// The supervisor. The number is the process that stands in front, if one does.
     Supervisor(Option<i32>),
-    /// The one that stood in front, with the supervisor's exit status: nothing is left to do.
-    Relay(u8),
+    /// The one that stood in front, with how the supervisor ended: nothing is left to do.
+    Relay(ExitStatus),
 }
 
 /// Forks where that is needed. Must be called before there is a second thread.
 ///
+/// Where the command gets a group of its own, so does the supervisor: what is sent to our group it
+/// then gets from us, once. Else it stays in ours, because a terminal deals with groups.
+///
 /// # Errors
 ///
 /// When there is no process to be had, or ours cannot be read in `/proc`.
-pub fn enter(signals: &mut Signals) -> io::Result<Role> {
+pub fn enter(signals: &mut Signals, own_group: bool) -> io::Result<Role> {
     let us = nix::unistd::getpid();
     if us.as_raw() != 1 && children::children(us.as_raw())?.is_empty() {
         return Ok(Role::Supervisor(None));
@@ -44,37 +49,49 @@ pub fn enter(signals: &mut Signals) -> io::Result<Role> {
             if nix::unistd::getppid() != us {
                 return Err(io::Error::other("the process in front of the supervisor was killed"));
             }
+            if own_group {
+                nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            }
             Ok(Role::Supervisor(Some(us.as_raw())))
         }
         ForkResult::Parent { child } => {
             let supervisor = pidfd_open(child.as_raw())?;
+            if own_group {
+                // The child does the same: whoever comes first, what we forward comes once.
+                let _ = nix::unistd::setpgid(child, child);
+            } else {
+                signals.share_the_group()?;
+            }
             stand_in_front(child.as_raw(), &supervisor, signals).map(Role::Relay)
         }
     }
 }
 
-/// Forward, reap, return.
-fn stand_in_front(supervisor: i32, pidfd: &OwnedFd, signals: &mut Signals) -> io::Result<u8> {
+/// Forward, stop, reap, return.
+fn stand_in_front(supervisor: i32, pidfd: &OwnedFd, signals: &mut Signals) -> io::Result<ExitStatus> {
     loop {
         let mut fds = [PollFd::new(signals.fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        while let Some(info) = signals.next()? {
-            let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
-            // What the terminal sends to our group, the supervisor got too.
-            if signal != libc::SIGCHLD && !signals::is_from_the_terminal(&info) {
-                signal_child(pidfd, signal);
+        while let Some(arrival) = signals.next()? {
+            if arrival.signal != libc::SIGCHLD && !arrival.to_the_group {
+                signal_child(pidfd, arrival.signal);
             }
-            if signals::is_stop(signal) {
-                signals::stop_by(signal);
-            }
+        }
+        if let Some(signal) = reap::stopped(supervisor)?
+            && terminal::stops_with(nix::unistd::getpid().as_raw(), signal)
+            && signals::stop_by(signal).is_none()
+            && signals::is_stop(signal)
+        {
+            // Nobody stops here, and so nobody would continue it.
+            signal_child(pidfd, libc::SIGCONT);
         }
         while let Some(death) = reap::peek()? {
             let _ = reap::reap(death.pid);
             if death.pid == supervisor {
-                return Ok(death.status.shell_code());
+                return Ok(death.status);
             }
         }
     }

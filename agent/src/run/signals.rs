@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::witness::Witness;
 
 /// What we leave to the kernel: faults of our own code. SIGPIPE is the runtime's to ignore.
 const LEFT_ALONE: [i32; 8] = [
@@ -40,6 +42,8 @@ fn taken() -> SigSet {
 pub struct Signals {
     fd: SignalFd,
     inherited: Inherited,
+    /// Where the command shares our group.
+    witness: Option<Witness>,
 }
 
 /// What the command gets back before it is executed.
@@ -47,8 +51,23 @@ pub struct Signals {
 pub struct Inherited {
     /// The mask.
     pub mask: SigSet,
-    /// Whether SIGCHLD was ignored.
+    /// Whether SIGCHLD was ignored, which we change.
     pub sigchld_ignored: bool,
+    /// Whether SIGTERM was ignored, which we leave so.
+    pub sigterm_ignored: bool,
+    /// Whether SIGINT was ignored, which we leave so.
+    pub sigint_ignored: bool,
+}
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Which.
+    pub signal: i32,
+    /// Whether the kernel sent it: on a terminal's behalf, unless it is SIGCHLD.
+    pub from_the_terminal: bool,
+    /// Whether it was sent to our whole group, and so to a command that shares it.
+    pub to_the_group: bool,
 }
 
 impl Signals {
@@ -66,14 +85,47 @@ impl Signals {
         // SAFETY: the default disposition runs no code of ours.
         let before = unsafe { sigaction(Signal::SIGCHLD, &default) }?;
         let fd = SignalFd::with_flags(&ours, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let inherited = Inherited { mask, sigchld_ignored: matches!(before.handler(), SigHandler::SigIgn) };
-        Ok(Signals { fd, inherited })
+        let inherited = Inherited {
+            mask,
+            sigchld_ignored: matches!(before.handler(), SigHandler::SigIgn),
+            sigterm_ignored: is_ignored(libc::SIGTERM),
+            sigint_ignored: is_ignored(libc::SIGINT),
+        };
+        Ok(Signals { fd, inherited, witness: None })
+    }
+
+    /// The command will share our process group: from now on it is told what was sent to all of it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no process or descriptor to be had for the [`Witness`].
+    pub fn share_the_group(&mut self) -> io::Result<()> {
+        self.witness = Some(Witness::start()?);
+        Ok(())
+    }
+
+    /// A child of ours that is no lineage, if there is one.
+    #[must_use]
+    pub fn helper(&self) -> Option<i32> {
+        self.witness.as_ref().map(Witness::pid)
     }
 
     /// What the command gets back.
     #[must_use]
     pub fn inherited(&self) -> Inherited {
         self.inherited
+    }
+
+    /// Whether a signal to us begins an ending: what a user or an orchestrator sends to have it over
+    /// with. Not what was ignored when we were started (SIGINT behind a script's `&`): whoever arranged
+    /// that wants the command to live.
+    #[must_use]
+    pub fn asks_to_end(&self, signal: i32) -> bool {
+        match signal {
+            libc::SIGTERM => !self.inherited.sigterm_ignored,
+            libc::SIGINT => !self.inherited.sigint_ignored,
+            _ => false,
+        }
     }
 
     /// What becomes readable when a signal has come.
@@ -87,8 +139,14 @@ impl Signals {
     /// # Errors
     ///
     /// What read(2) says; nothing that happens on a sound descriptor.
-    pub fn next(&mut self) -> io::Result<Option<siginfo>> {
-        Ok(self.fd.read_signal()?)
+    pub fn next(&mut self) -> io::Result<Option<Arrival>> {
+        let Some(info) = self.fd.read_signal()? else { return Ok(None) };
+        let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
+        let to_the_group = match &mut self.witness {
+            Some(witness) if signal != libc::SIGCHLD => witness.had(signal),
+            _ => false,
+        };
+        Ok(Some(Arrival { signal, from_the_terminal: info.ssi_code == libc::SI_KERNEL, to_the_group }))
     }
 }
 
@@ -99,31 +157,64 @@ pub fn is_stop(signal: i32) -> bool {
 }
 
 /// Stops us by that signal, as if we had never blocked it; returns when we are continued, with the
-/// time that this took. In an orphaned process group the kernel does not stop anybody: no time then.
-pub fn stop_by(signal: i32) -> Duration {
+/// time that this took. In an orphaned process group the kernel stops nobody by a signal of job
+/// control, nor pid 1 by any, nor who ignores it: nothing then.
+pub fn stop_by(signal: i32) -> Option<Duration> {
     let before = Instant::now();
-    // SAFETY: sigset_t is plain data; the calls only write into it, and change this thread's mask.
+    // SAFETY: raise(3) takes an integer.
+    unsafe { libc::raise(signal) };
+    let_through(signal);
+    // The stop signal discarded every SIGCONT from before, only SIGCONT ends a stop, and it is
+    // blocked: it is there now if we were stopped.
+    is_pending(libc::SIGCONT).then(|| before.elapsed())
+}
+
+/// Ends us by that signal, without a core file of ours: whoever waits for us sees how the command
+/// ended. Returns where no signal ends us, as pid 1.
+pub fn die_by(signal: i32) {
+    let _ = nix::sys::prctl::set_dumpable(false);
+    // SAFETY: the default disposition runs no code of ours.
     unsafe {
-        let mut only: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut only);
-        libc::sigaddset(&raw mut only, signal);
+        libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut());
     }
-    before.elapsed()
+    let_through(signal);
 }
 
-/// Whether the kernel sent it, to a whole process group, on a terminal's behalf.
-#[must_use]
-pub fn is_from_the_terminal(info: &siginfo) -> bool {
-    info.ssi_code == libc::SI_KERNEL
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data, for which all zeroes is a value; a null new action only asks.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
-/// Whether a signal to us begins an ending: what a user or an orchestrator sends to have it over with.
-#[must_use]
-pub fn asks_to_end(signal: i32) -> bool {
-    matches!(signal, libc::SIGTERM | libc::SIGINT)
+fn only(signal: i32) -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data; the calls only write into it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        set
+    }
+}
+
+/// Lets a blocked signal that is pending take effect.
+fn let_through(signal: i32) {
+    let set = only(signal);
+    // SAFETY: reads the set, and changes this thread's mask.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+fn is_pending(signal: i32) -> bool {
+    // SAFETY: sigpending writes into the set; sigismember reads it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&raw mut set) == 0 && libc::sigismember(&raw const set, signal) == 1
+    }
 }
 
 /// Whether the whole home group gets a signal: those that a terminal or a service manager would give

@@ -15,9 +15,10 @@ use super::options::{Options, Reap};
 use super::pump::{DownstreamFailed, Pump, StreamEnd};
 use super::reap;
 use super::report::{Report, Try};
-use super::signals::{self, Signals};
+use super::signals::{self, Arrival, Signals};
 use super::spawn::Spawned;
 use super::stdio;
+use super::terminal;
 use crate::act::{self, Authority, Ground, PinnedLeader, Refusal, Verdict, Warrant};
 use crate::ownership::proc::Proc;
 use crate::ownership::worker::Worker;
@@ -59,11 +60,16 @@ pub struct Supervisor<'a> {
     requests: u32,
     ending: Option<Ending>,
     journal: Journal,
+    /// The last signal that a key of the terminal sent.
+    key: Option<i32>,
     /// Time in which job control had us stopped.
     stopped: Duration,
     started: Instant,
     last_eof: Option<Instant>,
-    delivering_since: Option<Instant>,
+    /// Since the command's exit: how long downstream was waited for, as of when, and whether it still is.
+    waited_for_downstream: Duration,
+    seen_at: Instant,
+    was_blocked: bool,
     failed: Option<DownstreamFailed>,
 }
 
@@ -95,6 +101,8 @@ pub struct Ended {
     pub report: Report,
     /// What broke on our side, if something did.
     pub failed: Option<DownstreamFailed>,
+    /// The signal that we are to die by, as the command did.
+    pub dies_by: Option<i32>,
     /// The books, to be closed.
     pub journal: Journal,
 }
@@ -111,19 +119,23 @@ impl<'a> Supervisor<'a> {
         journal.begin(run.command.pid, pumped.chain(watched).collect(), &run.lineage);
         Supervisor {
             options,
-            run,
             status: None,
             worker: None,
-            sinks: HashSet::new(),
+            // Another child that is no lineage.
+            sinks: run.signals.helper().into_iter().collect(),
+            run,
             for_members: None,
             asked: None,
             requests: 0,
             ending: None,
             journal,
+            key: None,
             stopped: Duration::ZERO,
             started: Instant::now(),
             last_eof: None,
-            delivering_since: None,
+            waited_for_downstream: Duration::ZERO,
+            seen_at: Instant::now(),
+            was_blocked: false,
             failed: None,
         }
     }
@@ -183,9 +195,19 @@ impl<'a> Supervisor<'a> {
             self.ask_to_end(EndedFor::Signal, self.options.signal as i32);
         }
         let view = self.view();
+        let bound = self.delivery_bound(now, view);
         let Some(ending) = &mut self.ending else { return Ok(self.while_it_runs(now, view)) };
+        if bound.is_some_and(|bound| now >= bound) {
+            // What is still in the pipes is counted with what was read: neither will arrive.
+            self.let_go(LetGo::Close);
+            return Ok(Next::Done);
+        }
+        let until_bound = |next| match (next, bound) {
+            (Next::Wait(until), Some(bound)) => Next::Wait(until.min(bound)),
+            (next, _) => next,
+        };
         match ending.step(now, view) {
-            Step::Wait(until) => Ok(Next::Wait(until)),
+            Step::Wait(until) => Ok(until_bound(Next::Wait(until))),
             Step::Ask(scope) => {
                 self.ask(scope);
                 Ok(Next::Again)
@@ -194,7 +216,8 @@ impl<'a> Supervisor<'a> {
                 self.let_go(how);
                 Ok(Next::Again)
             }
-            Step::Over => Ok(self.deliver(now, view)),
+            Step::Over if view.blocked => Ok(until_bound(Next::Wait(now + FAR))),
+            Step::Over => Ok(Next::Done),
         }
     }
 
@@ -241,14 +264,23 @@ impl<'a> Supervisor<'a> {
 
     /// Begins an asked ending. The record comes before the act.
     fn ask_to_end(&mut self, what_for: EndedFor, signal: i32) {
+        self.begin_to_end(what_for, signal);
+        self.signal_home(signal);
+    }
+
+    /// Begins an asked ending whose first signal is sent, or was.
+    fn begin_to_end(&mut self, what_for: EndedFor, signal: i32) {
         self.journal.ending_asked(what_for, signal, self.run.own_group);
         self.asked = Some(Asked { what_for, at: self.now(), killed: signal == libc::SIGKILL });
-        self.signal_home(signal);
     }
 
     /// Signals everybody at home: as a group, or where the group is ours member by member.
     fn signal_home(&mut self, signal: i32) {
         self.signal_command(signal, true);
+        if signal != libc::SIGKILL {
+            // A stopped process handles its signal only once it runs again.
+            self.signal_command(libc::SIGCONT, true);
+        }
         if !self.run.own_group {
             self.for_members = Signal::try_from(signal).ok();
             self.ask(Scope::Lineage);
@@ -370,17 +402,16 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The holders' part is over: what was read must still arrive.
-    fn deliver(&mut self, now: Instant, view: View) -> Next {
-        if !view.blocked {
-            return Next::Done;
+    /// When downstream has been waited for long enough since the command's exit, if that is bounded.
+    fn delivery_bound(&mut self, now: Instant, view: View) -> Option<Instant> {
+        let bound = self.options.max_deliver.filter(|_| self.status.is_some())?;
+        let waited = now.saturating_duration_since(self.seen_at);
+        self.seen_at = now;
+        if self.was_blocked {
+            self.waited_for_downstream += waited;
         }
-        let since = *self.delivering_since.get_or_insert(now);
-        match self.options.max_deliver {
-            Some(bound) if now >= since + bound => Next::Done,
-            Some(bound) => Next::Wait(since + bound),
-            None => Next::Wait(now + FAR),
-        }
+        self.was_blocked = view.blocked;
+        view.blocked.then(|| now + bound.saturating_sub(self.waited_for_downstream))
     }
 
     /// Waits until something happens or a clock runs out, and takes what happened.
@@ -414,6 +445,7 @@ impl<'a> Supervisor<'a> {
         }
         if signalled {
             self.take_signals()?;
+            self.stop_with_the_command()?;
         }
         self.take_answer();
         Ok(())
@@ -436,37 +468,74 @@ impl<'a> Supervisor<'a> {
     fn take_signals(&mut self) -> io::Result<()> {
         // Read first, looked at for exits next: a SIGCHLD that comes later is still to be read.
         let mut taken = Vec::new();
-        while let Some(info) = self.run.signals.next()? {
-            taken.push(info);
+        while let Some(arrival) = self.run.signals.next()? {
+            taken.push(arrival);
         }
         // And exits before requests: one that comes with the command's exit comes too late for it.
         self.take_exits()?;
-        for info in taken {
-            let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
-            // What a terminal sends to our group reached the command too, if it is in it.
-            let has_it = !self.run.own_group && signals::is_from_the_terminal(&info);
-            if signal != libc::SIGCHLD && !has_it {
-                self.forward(signal);
+        for arrival in taken {
+            let signal = arrival.signal;
+            if signal == libc::SIGCHLD {
+                continue;
             }
-            if signals::is_stop(signal) {
-                self.stopped += signals::stop_by(signal);
+            if arrival.from_the_terminal {
+                self.key = Some(signal);
+            }
+            self.forward(arrival);
+            // A command that shares our group decides for both of us: see `stop_with_the_command`.
+            if signals::is_stop(signal) && (self.run.own_group || self.status.is_some()) {
+                self.stop_by(signal);
             }
         }
         Ok(())
     }
 
+    /// Job control stopped the command: whoever waits for us is to see that.
+    fn stop_with_the_command(&mut self) -> io::Result<()> {
+        if !self.run.own_group
+            && self.status.is_none()
+            && let Some(signal) = reap::stopped(self.run.command.pid)?
+            && terminal::stops_with(self.front(), signal)
+        {
+            self.stop_by(signal);
+        }
+        Ok(())
+    }
+
+    /// The process that whoever started us waits for.
+    fn front(&self) -> i32 {
+        self.run.lineage.adopter.unwrap_or(self.run.lineage.root)
+    }
+
+    fn stop_by(&mut self, signal: i32) {
+        match signals::stop_by(signal) {
+            Some(time) => self.stopped += time,
+            // Nobody stops here, and so nobody would continue the command.
+            None if signals::is_stop(signal) => self.signal_command(libc::SIGCONT, true),
+            None => {}
+        }
+    }
+
     /// A signal was sent to us: the command gets it, and SIGINT and SIGTERM begin an ending.
-    fn forward(&mut self, signal: i32) {
+    fn forward(&mut self, arrival: Arrival) {
+        let Arrival { signal, from_the_terminal, to_the_group } = arrival;
+        // A key is the command's to answer, and it has it already.
+        if from_the_terminal && to_the_group {
+            return;
+        }
         let rewritten = self.options.rewrite.iter().find(|(from, _)| *from == signal).map_or(signal, |(_, to)| *to);
         if rewritten == 0 {
             return;
         }
-        if !signals::asks_to_end(signal) {
-            self.signal_command(rewritten, signals::is_for_the_group(signal));
+        if !self.run.signals.asks_to_end(signal) {
+            if !to_the_group {
+                self.signal_command(rewritten, signals::is_for_the_group(signal));
+            }
             return;
         }
         self.requests += 1;
         match &mut self.ending {
+            None if self.asked.is_none() && to_the_group => self.begin_to_end(EndedFor::Signal, signal),
             None if self.asked.is_none() => self.ask_to_end(EndedFor::Signal, rewritten),
             // Nobody needs to be told a second time, but the holders need not be given time any more.
             Some(ending) if self.asked.is_none() && self.requests == 1 => ending.end_the_grace(),
@@ -525,6 +594,13 @@ impl<'a> Supervisor<'a> {
         self.ending = Some(ending);
     }
 
+    /// The signal that ended the command, where a shell's job control or a key asks for our death by it.
+    fn dies_by(&self, status: ExitStatus) -> Option<i32> {
+        let ExitStatus::Signal(signal) = status else { return None };
+        let shown = !self.run.own_group && (self.key == Some(signal) || terminal::is_a_job(self.front()));
+        shown.then_some(signal)
+    }
+
     /// Reaps the command and says how it went.
     fn finish(self) -> Ended {
         let undelivered: usize = self.run.pumps.iter().map(Pump::undelivered).sum();
@@ -536,6 +612,7 @@ impl<'a> Supervisor<'a> {
             Some(ending) => ending.outcome(),
             None => Outcome::Closed,
         };
+        let dies_by = self.dies_by(exited.status);
         let _ = reap::reap(self.run.command.pid);
         let all_eof =
             !self.run.pumps.is_empty() && self.run.pumps.iter().all(|pump| pump.end() == Some(StreamEnd::Eof));
@@ -552,6 +629,6 @@ impl<'a> Supervisor<'a> {
             holders: self.journal.holders(),
             tries: vec![Try { exit_status: exited.status, ended_for }],
         };
-        Ended { report, failed: self.failed, journal: self.journal }
+        Ended { report, dies_by, failed: self.failed, journal: self.journal }
     }
 }

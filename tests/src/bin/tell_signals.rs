@@ -6,7 +6,7 @@ use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 use pipewarden_tests::fixture::{Fixture, say};
 
-const TOLD: [Signal; 7] = [
+const TOLD: [Signal; 8] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
@@ -14,6 +14,7 @@ const TOLD: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGWINCH,
+    Signal::SIGCONT,
 ];
 
 fn main() -> anyhow::Result<()> {

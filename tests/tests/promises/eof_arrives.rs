@@ -73,7 +73,7 @@ fn one_that_we_may_not_look_into_is_ended_when_asked() {
 }
 
 fn opaque() -> Row {
-    row("hold_undumpable").as_user(65534).options(&["--max-drain", "500ms"])
+    row("hold_undumpable").as_user(65534)
 }
 
 /// Every generation forks the next and exits, so that whoever is found is gone already.
