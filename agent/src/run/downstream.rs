@@ -63,12 +63,11 @@ impl Downstream {
             Way::Thread(writer) => return writer.write(bytes),
         };
         match written {
-            // Pipes take RWF_NOWAIT since Linux 6.4, FIFOs not yet.
+            // Pipes take RWF_NOWAIT since Linux 6.4, until somebody splices through the description.
             Err(error) if matches!(self.way, Way::Pipe) && is_unsupported(&error) => {
-                let mut writer = Writer::start(self.fd)?;
-                let taken = writer.write(bytes);
-                self.way = Way::Thread(writer);
-                taken
+                self.way = Way::Thread(Writer::start(self.fd)?);
+                // Now, because nothing else will wake us: a thread without bytes has nothing to tell.
+                self.write(bytes)
             }
             other => other,
         }
@@ -78,9 +77,9 @@ impl Downstream {
     #[must_use]
     pub fn interest(&self, waiting: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.way {
-            Way::Thread(writer) => waiting.then(|| (writer.wake.as_fd(), PollFlags::POLLIN)),
+            Way::Thread(writer) if waiting => Some((writer.wake.as_fd(), PollFlags::POLLIN)),
             Way::Pipe | Way::Socket if waiting => Some((standard(self.fd), PollFlags::POLLOUT)),
-            Way::Pipe | Way::Socket => self.tells_when_gone.then(|| (standard(self.fd), PollFlags::empty())),
+            _ => self.tells_when_gone.then(|| (standard(self.fd), PollFlags::empty())),
         }
     }
 
@@ -88,9 +87,8 @@ impl Downstream {
     #[must_use]
     pub fn is_gone(&self, said: PollFlags) -> bool {
         match self.way {
-            Way::Pipe => self.tells_when_gone && said.contains(PollFlags::POLLERR),
+            Way::Pipe | Way::Thread(_) => self.tells_when_gone && said.contains(PollFlags::POLLERR),
             Way::Socket => said.intersects(PollFlags::POLLERR | PollFlags::POLLHUP),
-            Way::Thread(_) => false,
         }
     }
 

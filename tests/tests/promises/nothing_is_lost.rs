@@ -7,7 +7,7 @@ use std::time::Duration;
 use pipewarden::pipe::Outcome;
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::fixture::{HOLDER, LAST_LINE, pattern};
-use pipewarden_tests::reader::Pace;
+use pipewarden_tests::reader::{Pace, read_to_end};
 use pipewarden_tests::row::assert_same_bytes;
 use pipewarden_tests::run::{Ended, Run};
 use pipewarden_tests::stage::Stage;
@@ -181,4 +181,23 @@ fn stdin_is_carried_whole() {
     std::io::Write::write_all(&mut writer, &pattern(100_000)).unwrap();
     drop(writer);
     assert_same_bytes(&run.end().stdout.bytes, &pattern(100_000));
+}
+
+/// Once somebody spliced into a pipe, the kernel refuses to write through that description without
+/// waiting, as kernels before 6.4 always do: then a thread writes, the refused bytes first.
+#[test]
+fn a_pipe_that_cannot_be_written_without_waiting() {
+    use nix::fcntl::{SpliceFFlags, splice};
+    use std::io::Write as _;
+    let stage = Stage::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (source, mut mouth) = std::io::pipe().unwrap();
+    mouth.write_all(b"spliced").unwrap();
+    assert_eq!(splice(&source, None, &writer, None, 7, SpliceFFlags::empty()), Ok(7));
+    // More than two pipes hold: a pump that waits for the wrong thing never sees the command's exit.
+    let run = Run::on(&stage).stdout(writer).fixture("just_exit", ["--bytes", "1000000"]).start();
+    let read = read_to_end(reader, Pace::Eager, Deadline::patient()).join().unwrap();
+    assert!(read.eof, "EOF arrives after {} bytes", read.bytes.len());
+    assert_same_bytes(&read.bytes, &[b"spliced".to_vec(), pattern(1_000_000), LAST_LINE.to_vec()].concat());
+    assert_eq!(run.end().report().outcome, Outcome::Natural);
 }
