@@ -11,11 +11,13 @@
 //! - [`act`]: the only file that signals a process we did not spawn.
 //! - [`audit`]: every escape, signal and refusal as one record.
 //! - [`run`]: the supervisor.
+//! - [`explain`]: the hang explained: who waits for whom, and what would release it.
 //! - [`cli`]: arguments, and how results are printed.
 
 pub mod act;
 pub mod audit;
 pub mod cli;
+pub mod explain;
 pub mod ownership;
 pub mod pipe;
 pub mod process;

@@ -1,9 +1,13 @@
 //! The command line: a file per subcommand.
 
 pub mod audit;
+mod explained;
+pub mod fifo;
+pub mod holders;
 pub mod print;
 pub mod run;
 mod value;
+pub mod why;
 
 use std::process::ExitCode;
 
@@ -28,6 +32,10 @@ enum Verb {
     /// Check the audit log that --audit wrote
     #[command(subcommand)]
     Audit(audit::Command),
+    Holders(holders::Holders),
+    Why(why::Why),
+    #[command(subcommand)]
+    Fifo(fifo::Fifo),
 }
 
 /// Parses, dispatches and gives the exit code.
@@ -41,6 +49,9 @@ pub fn main() -> ExitCode {
     match parsed {
         Ok((Cli { verb: Verb::Run(run) }, written)) => run.run(written),
         Ok((Cli { verb: Verb::Audit(command) }, _)) => audit::run(&command),
+        Ok((Cli { verb: Verb::Holders(holders) }, _)) => holders.run(),
+        Ok((Cli { verb: Verb::Why(why) }, _)) => why.run(),
+        Ok((Cli { verb: Verb::Fifo(fifo) }, _)) => fifo.run(),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print::print(&error.to_string()).map_or(ExitCode::from(FAILURE), |()| ExitCode::SUCCESS)
         }

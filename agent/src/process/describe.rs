@@ -75,7 +75,7 @@ pub fn describe(pid: i32) -> std::io::Result<Description> {
 }
 
 /// The real user id: the first number of `Uid:` in `/proc/PID/status`.
-fn uid(pid: i32) -> Option<u32> {
+pub(crate) fn uid(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
 }
@@ -133,13 +133,29 @@ fn arguments(pid: i32) -> Option<(Vec<String>, bool)> {
 /// Whether the process ignores SIGPIPE (bit 12 of `SigIgn` in `/proc/PID/status`).
 #[must_use]
 pub fn ignores_sigpipe(pid: i32) -> bool {
-    let bit = 1_u64 << (libc::SIGPIPE - 1);
+    has_signal(pid, &["SigIgn:"], libc::SIGPIPE)
+}
+
+/// Whether SIGTERM would not end the process: it ignores or blocks it (`SigIgn`, `SigBlk`).
+#[must_use]
+pub fn withstands_sigterm(pid: i32) -> bool {
+    has_signal(pid, &["SigIgn:", "SigBlk:"], libc::SIGTERM)
+}
+
+fn has_signal(pid: i32, masks: &[&str], signal: i32) -> bool {
+    let bit = 1_u64 << (signal - 1);
     fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
-        status
-            .lines()
-            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok())
-            .is_some_and(|ignored| ignored & bit != 0)
+        let masks = masks.iter().filter_map(|mask| status.lines().find_map(|line| line.strip_prefix(mask)));
+        masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & bit != 0)
     })
+}
+
+/// The process that traces it, if one does (`TracerPid`).
+#[must_use]
+pub fn tracer(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())?;
+    (tracer != 0).then_some(tracer)
 }
 
 /// The path of the process in the v2 hierarchy, else in the first v1 hierarchy that is named.

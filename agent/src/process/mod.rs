@@ -5,9 +5,12 @@
 
 pub mod children;
 pub mod describe;
+pub mod memory;
+pub mod open;
 pub mod redact;
 pub mod stat;
 pub mod table;
+pub mod wait;
 
 use std::io;
 
@@ -23,4 +26,14 @@ pub fn is_gone(error: &io::Error) -> bool {
 #[must_use]
 pub fn is_denied(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
+
+/// The pids of all processes, in our pid namespace, as of now.
+///
+/// # Errors
+///
+/// When `/proc` is not mounted.
+pub fn pids() -> io::Result<Vec<i32>> {
+    let entries = std::fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }

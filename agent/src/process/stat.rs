@@ -23,6 +23,10 @@ pub struct Stat {
     pub pgid: i32,
     /// The session.
     pub sid: i32,
+    /// The controlling terminal's device number, 0 for none (field 7).
+    pub terminal: i32,
+    /// The process group in the foreground of that terminal, -1 for none (field 8).
+    pub foreground: i32,
     /// User plus system time of all threads, in clock ticks.
     pub cpu_ticks: u64,
     /// Threads that were not yet reaped, the first one included even when it has exited.
@@ -42,6 +46,17 @@ impl Stat {
         let bytes = fs::read(format!("/proc/{pid}/stat"))?;
         Stat::parse(pid, &bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown form")))
+    }
+
+    /// Reads the stat of one thread: its own state and name, the process's parent, group and session.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stat::read`].
+    pub fn read_thread(pid: i32, tid: i32) -> io::Result<Stat> {
+        let path = format!("/proc/{pid}/task/{tid}/stat");
+        Stat::parse(tid, &fs::read(&path)?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has an unknown form")))
     }
 
     /// Whether the whole process has exited and only waits to be reaped.
@@ -76,6 +91,8 @@ impl Stat {
             ppid: field(4)?.parse().ok()?,
             pgid: field(5)?.parse().ok()?,
             sid: field(6)?.parse().ok()?,
+            terminal: field(7)?.parse().ok()?,
+            foreground: field(8)?.parse().ok()?,
             cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
             threads: field(20)?.parse().ok()?,
             kernel_thread: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,

@@ -93,7 +93,7 @@ pub fn look(pid: i32, sought: &Sought) -> io::Result<Found> {
 }
 
 /// Whether two threads share one table, as far as the kernel tells us: "no" only costs time.
-fn same_table(a: i32, b: i32) -> bool {
+pub(super) fn same_table(a: i32, b: i32) -> bool {
     const KCMP_FILES: libc::c_int = 2; // include/uapi/linux/kcmp.h
     // SAFETY: kcmp(2) takes five integers and touches no memory of ours.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) };
@@ -122,7 +122,7 @@ fn look_in(pid: i32, tid: i32, sought: &Sought, found: &mut Found) -> io::Result
 }
 
 /// What a descriptor's link says: `pipe:[4711]`, `socket:[7]`, `anon_inode:[io_uring]`, or a path.
-fn link(dir: BorrowedFd<'_>, fd: i32) -> Result<Vec<u8>, Errno> {
+pub(super) fn link(dir: BorrowedFd<'_>, fd: i32) -> Result<Vec<u8>, Errno> {
     readlinkat(dir, fd.to_string().as_str()).map(|target| target.as_bytes().to_vec())
 }
 
@@ -178,7 +178,7 @@ fn pipe_number(target: &[u8]) -> Option<u64> {
 }
 
 /// The link's own permission bits are the descriptor's open mode (proc_pid_fd(5)).
-fn end_of(dir: BorrowedFd<'_>, fd: i32) -> io::Result<Option<End>> {
+pub(super) fn end_of(dir: BorrowedFd<'_>, fd: i32) -> io::Result<Option<End>> {
     let mode = match fstatat(dir, fd.to_string().as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => stat.st_mode,
         Err(Errno::ENOENT) => return Ok(None),
@@ -204,6 +204,13 @@ fn is_fifo(dir: BorrowedFd<'_>, pid: i32, tid: i32, fd: i32, fifo: PipeId) -> bo
 }
 
 fn identity_without_sync(dir: BorrowedFd<'_>, fd: i32) -> Option<(PipeId, libc::mode_t)> {
+    let stat = statx_without_sync(dir, fd)?;
+    let dev = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    Some((PipeId { dev, ino: stat.stx_ino }, libc::mode_t::from(stat.stx_mode) & libc::S_IFMT))
+}
+
+/// What the kernel has cached about the file behind a descriptor: no file system is asked.
+pub(super) fn statx_without_sync(dir: BorrowedFd<'_>, fd: i32) -> Option<libc::statx> {
     let name = std::ffi::CString::new(fd.to_string()).ok()?;
     // SAFETY: statx is plain data, for which all zeroes is a value.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
@@ -217,14 +224,10 @@ fn identity_without_sync(dir: BorrowedFd<'_>, fd: i32) -> Option<(PipeId, libc::
             &raw mut stat,
         )
     };
-    if result != 0 {
-        return None;
-    }
-    let dev = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-    Some((PipeId { dev, ino: stat.stx_ino }, libc::mode_t::from(stat.stx_mode) & libc::S_IFMT))
+    (result == 0).then_some(stat)
 }
 
-fn fdinfo(pid: i32, tid: i32, fd: i32) -> Option<String> {
+pub(super) fn fdinfo(pid: i32, tid: i32, fd: i32) -> Option<String> {
     fs::read(format!("/proc/{pid}/task/{tid}/fdinfo/{fd}"))
         .ok()
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
