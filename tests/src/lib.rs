@@ -15,6 +15,7 @@
 
 pub mod binaries;
 pub mod deadline;
+pub mod explain;
 pub mod fixture;
 pub mod kernel;
 pub mod process;

@@ -26,6 +26,8 @@ pub enum Need {
     Fuse,
     /// strace(1), which may trace.
     Strace,
+    /// Node.js.
+    Node,
 }
 
 impl Need {
@@ -39,6 +41,7 @@ impl Need {
             Need::Freezer => (!root || !Path::new(kernel::FREEZER).exists())
                 .then_some("it needs root and the v1 freezer at /sys/fs/cgroup/freezer"),
             Need::Fuse => (!root || !Path::new(kernel::FUSE).exists()).then_some("it needs root and /dev/fuse"),
+            Need::Node => (!Path::new(NODE).exists()).then_some("it needs Node.js at /usr/bin/node"),
             Need::Strace => {
                 let traced = Command::new("strace").arg("true").stderr(Stdio::null()).status();
                 (!traced.is_ok_and(|status| status.success())).then_some("it needs strace")
@@ -46,6 +49,9 @@ impl Need {
         }
     }
 }
+
+/// Where Node.js is.
+pub const NODE: &str = "/usr/bin/node";
 
 /// Whether a test must be skipped; says so if it must.
 #[must_use]

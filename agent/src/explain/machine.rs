@@ -9,7 +9,7 @@ use super::channel::{Channel, Id};
 use super::sockets::Sockets;
 use crate::pipe::{End, PipeId};
 use crate::process::open::{self, Table};
-use crate::process::stat::Stat;
+use crate::process::stat::{Stat, Terminal};
 use crate::process::{describe, is_denied, pids};
 
 /// A process and its tables.
@@ -173,7 +173,8 @@ impl Machine {
         for (pid, tables) in seen {
             match tables {
                 Ok(tables) => machine.members.push(Member { pid, tables }),
-                Err(error) if is_denied(&error) => {
+                // Kernel threads have no descriptors to hide.
+                Err(error) if is_denied(&error) && !Stat::read(pid).is_ok_and(|stat| stat.kernel_thread) => {
                     *machine.denied.entry(describe::uid(pid).unwrap_or(0)).or_default() += 1;
                 }
                 Err(_) => {} // it has ended
@@ -370,8 +371,7 @@ fn pty(pid: i32, tid: i32, fd: i32, link: &[u8]) -> Option<Id> {
         return Some(Id::Pty { dev: file.dev, index: slave(file.device)?, master: false });
     }
     if link == b"/dev/tty" {
-        let terminal = Stat::read(pid).ok()?.terminal;
-        let index = slave(terminal_device(terminal))?;
+        let index = slave(Terminal::of(pid)?.device)?;
         return Some(Id::Pty { dev: devpts_of(pid)?, index, master: false });
     }
     if link.ends_with(b"/ptmx") {
@@ -386,19 +386,6 @@ fn pty(pid: i32, tid: i32, fd: i32, link: &[u8]) -> Option<Id> {
 pub fn slave(device: u64) -> Option<u32> {
     let major = libc::major(device);
     SLAVES.contains(&major).then(|| (major - SLAVES.start()) * 256 + libc::minor(device))
-}
-
-/// The device number in field 7 of `/proc/PID/stat` (proc_pid_stat(5)), which is encoded in its own way.
-#[must_use]
-pub fn terminal_device(terminal: i32) -> u64 {
-    let encoded = terminal.cast_unsigned();
-    libc::makedev(encoded >> 8 & 0xfff, encoded & 0xff | encoded >> 12 & 0xf_ff00)
-}
-
-/// The pseudo-terminal that field 7 of `/proc/PID/stat` means.
-#[must_use]
-pub fn terminal_index(terminal: i32) -> Option<u32> {
-    slave(terminal_device(terminal))
 }
 
 /// The devpts that a process sees. No file system is asked that could be dead: devpts is the kernel's own.

@@ -1,10 +1,10 @@
 //! The command that would release a wait, and what it costs.
 
 use super::graph::{Graph, Node, lineage};
-use super::machine::{Machine, terminal_index};
+use super::machine::{Machine, slave};
 use super::verdict::{Finding, Verdict};
 use super::waits::For;
-use crate::process::stat::Stat;
+use crate::process::stat::{Stat, Terminal};
 use crate::process::{describe, pids, wait};
 
 /// What to type, and what else there is to know about it.
@@ -143,7 +143,9 @@ fn stopped(graph: &Graph, culprits: &[i32]) -> Remedy {
         return Remedy { command: Some(format!("kill -CONT{}", list(culprits))), note: None };
     };
     let shell = graph.name(background.stat.sid);
-    let terminal = terminal_index(background.stat.terminal).map_or_else(String::new, |n| format!(" on /dev/pts/{n}"));
+    let terminal = Terminal::of(background.stat.id.pid)
+        .and_then(|terminal| slave(terminal.device))
+        .map_or_else(String::new, |n| format!(" on /dev/pts/{n}"));
     Remedy {
         command: Some(format!("{0}; kill -CONT{1}", kill(culprits), list(culprits))),
         note: Some(format!(
@@ -156,7 +158,8 @@ fn stopped(graph: &Graph, culprits: &[i32]) -> Remedy {
 #[must_use]
 pub fn reads_terminal_from_background(node: &Node) -> bool {
     let stat = &node.stat;
-    let background = |stat: &Stat| stat.terminal != 0 && stat.foreground > 0 && stat.foreground != stat.pgid;
+    let background =
+        |stat: &Stat| Terminal::of(stat.id.pid).is_some_and(|t| t.foreground > 0 && t.foreground != stat.pgid);
     let wants = |pid: i32| {
         let threads = wait::threads(pid).unwrap_or_default();
         threads.iter().filter_map(|thread| thread.call).any(|call| {

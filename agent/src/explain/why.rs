@@ -196,10 +196,12 @@ fn waiting(graph: &Graph, node: &Node) -> Vec<Waiting> {
             timed: wait.timed,
             guessed: wait.guessed,
         };
-        if wait.on.is_empty() || !wait.children.is_empty() {
+        // Without what its own threads wake it by.
+        let mut channels = node.channels(blocked).peekable();
+        if channels.peek().is_none() || !wait.children.is_empty() {
             found.push(bare.clone());
         }
-        for (on, held) in wait.on.iter().zip(&blocked.held_by) {
+        for (on, held) in channels {
             found.push(Waiting {
                 need: Some(on.need),
                 fd: on.fd,

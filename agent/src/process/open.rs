@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use super::stat::Stat;
 use super::table::{end_of, link, same_table, statx_without_sync};
 use crate::pipe::End;
 
@@ -41,6 +42,8 @@ pub fn tables(pid: i32) -> io::Result<Vec<Table>> {
         match table(pid, tid) {
             Ok(table) => found.push(table),
             Err(error) if super::is_gone(&error) => {}
+            // What is left of a thread that ended before the others has no table.
+            Err(error) if super::is_denied(&error) && Stat::thread_has_ended(pid, tid) => {}
             Err(error) => return Err(error),
         }
     }

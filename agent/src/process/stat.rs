@@ -23,10 +23,6 @@ pub struct Stat {
     pub pgid: i32,
     /// The session.
     pub sid: i32,
-    /// The controlling terminal's device number, 0 for none (field 7).
-    pub terminal: i32,
-    /// The process group in the foreground of that terminal, -1 for none (field 8).
-    pub foreground: i32,
     /// User plus system time of all threads, in clock ticks.
     pub cpu_ticks: u64,
     /// Threads that were not yet reaped, the first one included even when it has exited.
@@ -76,13 +72,7 @@ impl Stat {
     }
 
     fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
-        // The name is in parentheses and may itself contain `) `: the last one closes it.
-        let open = bytes.iter().position(|b| *b == b'(')?;
-        let close = bytes.iter().rposition(|b| *b == b')')?;
-        let comm = String::from_utf8_lossy(bytes.get(open + 1..close)?).into_owned();
-        let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        // Field 3 (state) is the first one after the name.
+        let (comm, fields) = split(bytes)?;
         let field = |number: usize| fields.get(number - 3).copied();
         Some(Stat {
             id: ProcessId { pid, start_ticks: field(22)?.parse().ok()? },
@@ -91,13 +81,45 @@ impl Stat {
             ppid: field(4)?.parse().ok()?,
             pgid: field(5)?.parse().ok()?,
             sid: field(6)?.parse().ok()?,
-            terminal: field(7)?.parse().ok()?,
-            foreground: field(8)?.parse().ok()?,
             cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
             threads: field(20)?.parse().ok()?,
             kernel_thread: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
         })
     }
+}
+
+/// A process's controlling terminal (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// Its device number (field 7, decoded).
+    pub device: u64,
+    /// The process group in its foreground; -1 for none (field 8).
+    pub foreground: i32,
+}
+
+impl Terminal {
+    /// The controlling terminal of a process, if it has one.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Terminal> {
+        let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let (_, fields) = split(&bytes)?;
+        let encoded = fields.get(7 - 3)?.parse::<i32>().ok().filter(|device| *device != 0)?.cast_unsigned();
+        Some(Terminal {
+            // MKDEV of include/linux/kdev_t.h, as new_encode_dev() packs it.
+            device: libc::makedev(encoded >> 8 & 0xfff, encoded & 0xff | encoded >> 12 & 0xf_ff00),
+            foreground: fields.get(8 - 3)?.parse().ok()?,
+        })
+    }
+}
+
+/// The name, and the fields from the third on.
+fn split(bytes: &[u8]) -> Option<(String, Vec<&str>)> {
+    // The name is in parentheses and may itself contain `) `: the last one closes it.
+    let open = bytes.iter().position(|b| *b == b'(')?;
+    let close = bytes.iter().rposition(|b| *b == b')')?;
+    let comm = String::from_utf8_lossy(bytes.get(open + 1..close)?).into_owned();
+    let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
+    Some((comm, rest.split_ascii_whitespace().collect()))
 }
 
 #[cfg(test)]
