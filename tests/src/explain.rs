@@ -1,12 +1,13 @@
 //! Asking `holders`, `why` and `fifo` about a hang that is known to be one.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::binaries::{UNDER_TEST, binary};
 use crate::deadline::Deadline;
+use crate::process::Process;
 use crate::stage::Stage;
 
 /// Waits until a thread of the process sleeps in this system call (`libc::SYS_...`).
@@ -24,6 +25,18 @@ pub fn blocks_in(pid: i32, number: libc::c_long) {
         })
     };
     assert!(Deadline::patient().until(in_it), "{pid} never blocks in system call {number}");
+}
+
+/// Starts a command as a child of the test, known by a pidfd; it goes when the stage does.
+///
+/// # Panics
+///
+/// When it does not start.
+pub fn started(stage: &Stage, command: &mut Command) -> (Child, Process) {
+    let child = command.spawn().unwrap();
+    let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+    stage.adopt(&process);
+    (child, process)
 }
 
 /// Runs the program under test with these words.

@@ -9,21 +9,13 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 use pipewarden_tests::binaries::binary;
 use pipewarden_tests::deadline::Deadline;
-use pipewarden_tests::explain::{apply, blocks_in, held_by, mkfifo, numbers, pipewarden, wait_for, why};
+use pipewarden_tests::explain::{apply, blocks_in, held_by, mkfifo, numbers, pipewarden, started, wait_for, why};
 use pipewarden_tests::fixture::HOLDER;
 use pipewarden_tests::kernel::{self, Frozen};
 use pipewarden_tests::process::Process;
 use pipewarden_tests::skip::{NODE, Need, skip};
 use pipewarden_tests::stage::Stage;
 use serde_json::{Value, json};
-
-/// A child of the test that the test knows by a pidfd.
-fn started(stage: &Stage, command: &mut Command) -> (Child, Process) {
-    let child = command.spawn().unwrap();
-    let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
-    stage.adopt(&process);
-    (child, process)
-}
 
 /// A reader on a pipe, and the pipe's write end.
 fn reader(stage: &Stage, words: &[&str]) -> (Child, Process, std::io::PipeWriter) {
@@ -83,6 +75,7 @@ fn a_reader_with_a_writer_at_home_is_not_withheld() {
     let escapee = leave(&stage, "hold_setsid", "escapee", write.try_clone().unwrap());
     let (_, home) = started(&stage, stage.fixture("stay").args(["--as", "home"]).stdout(write));
     let _ = stage.wait("home");
+    assert!(Deadline::patient().until(|| kernel::stat(home.pid, 3).as_deref() == Some("S")), "it waits");
     blocks_in(reader.pid, libc::SYS_read);
     let explanation = why(reader.pid);
     assert_eq!(explanation["verdict"], "waiting", "{explanation:#}");
