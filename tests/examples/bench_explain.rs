@@ -6,7 +6,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -38,10 +38,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn row(count: usize, program: &PathBuf) -> Result<String> {
+fn row(count: usize, program: &Path) -> Result<String> {
     let idle = Idle::start(count)?;
     let (read, write) = pipe()?;
-    let holder = holder(&read, write)?;
+    let holder = holder(&read, &write)?;
+    drop(write);
     let ino = fstat(&read)?.st_ino;
     let ours = |words: &[&str]| median(program.as_os_str(), words);
     let holders = ours(&["holders", &format!("pipe:[{ino}]"), "--json"]).context("holders")?;
@@ -76,7 +77,7 @@ fn median(program: &std::ffi::OsStr, words: &[&str]) -> Option<f64> {
 }
 
 /// A process that holds the write end, and its descriptor of it.
-fn holder(read: &OwnedFd, write: OwnedFd) -> Result<(Pid, i32)> {
+fn holder(read: &OwnedFd, write: &OwnedFd) -> Result<(Pid, i32)> {
     let fd = write.as_raw_fd();
     // SAFETY: there is one thread, and the child only pauses.
     match unsafe { fork() }? {

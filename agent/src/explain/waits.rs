@@ -443,9 +443,16 @@ fn waited_for(pid: i32, which: i32) -> Vec<i32> {
             let own = Stat::read(pid).map_or(0, |stat| stat.pgid);
             all.into_iter().filter(group(own)).collect()
         }
-        1.. => all.into_iter().filter(|child| *child == which || is_called(*child, which)).collect(),
+        1.. if shares_our_pids(pid) => all.into_iter().filter(|child| *child == which).collect(),
+        1.. => all.into_iter().filter(|child| is_called(*child, which)).collect(),
         _ => all.into_iter().filter(group(which.saturating_neg())).collect(),
     }
+}
+
+/// Whether a process is in our pid namespace, so that its numbers are ours.
+fn shares_our_pids(pid: i32) -> bool {
+    let space = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+    space("self").is_some() && space("self") == space(&pid.to_string())
 }
 
 /// Whether a process has this pid in some pid namespace.
