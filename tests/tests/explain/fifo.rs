@@ -1,7 +1,5 @@
 //! A FIFO that is nobody's in particular: who is at it, and releasing those who wait to open it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

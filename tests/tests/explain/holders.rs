@@ -1,7 +1,5 @@
 //! Who holds it: everything that lsof, fuser and lsfd find, and what they miss.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::collections::BTreeSet;
 use std::io::{PipeReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};

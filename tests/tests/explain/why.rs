@@ -1,7 +1,5 @@
 //! The hang explained: who waits for whom, and what releases it. Every remedy is applied, and works.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
-
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
