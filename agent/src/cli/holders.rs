@@ -89,9 +89,10 @@ fn text(report: &Report) -> String {
         text.push_str(&rows(&report.holders));
     }
     for flight in &report.in_flight {
+        let is = if flight.certain { "in flight" } else { "perhaps in flight" };
         text.push_str(&format!(
-            "in flight: {} in the receive queue of socket:[{}], fd {} of {} ({}): this may be among them\n",
-            flight.count, flight.socket, flight.fd, flight.comm, flight.pid
+            "{is}: in the receive queue of socket:[{}], fd {} of {} ({}), with {} in all\n",
+            flight.socket, flight.fd, flight.comm, flight.pid, flight.count
         ));
     }
     text + &footer(report.source, &report.unseen)

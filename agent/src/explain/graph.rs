@@ -4,8 +4,9 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::channel::Id;
+use super::flight::{InFlight, in_flight};
 use super::frozen::{Frozen, frozen};
-use super::machine::{Hold, InFlight, Machine};
+use super::machine::{Hold, Machine};
 use super::waits::{For, Need, On, Reader, Wait};
 use crate::process::stat::Stat;
 use crate::process::wait::threads;
@@ -71,7 +72,7 @@ impl Graph {
             graph.nodes.insert(pid, node);
         }
         if graph.nodes.values().any(Node::lacks_a_holder) {
-            graph.in_flight = reader.machine.in_flight();
+            graph.in_flight = in_flight(reader.machine, reader.full);
         }
         graph
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::channel::{Channel, Id, Told};
+use super::flight::{Carries, in_flight};
 use super::graph::lineage;
 use super::machine::{Hold, Machine, Via};
 use super::target::Target;
@@ -26,7 +27,7 @@ pub struct Report {
     pub pipe: Told,
     /// A row for each process and end.
     pub holders: Vec<Row>,
-    /// Sockets with descriptors in flight: this pipe may be among them.
+    /// Sockets in whose queues this pipe is, or may be: no process received it yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<Flight>,
     /// What waits inside to be read.
@@ -96,6 +97,8 @@ pub struct Flight {
     pub socket: u64,
     /// How many descriptors wait there.
     pub count: u32,
+    /// Whether this pipe was seen among them; else not all could be looked at.
+    pub certain: bool,
 }
 
 /// Bytes inside, to be read.
@@ -211,12 +214,14 @@ pub fn report(channel: &Channel, machine: &Machine, full: bool) -> Report {
     if !full {
         unseen.push("late: command lines and bytes waiting were not read before the deadline".to_owned());
     }
-    let in_flight = machine.in_flight().into_iter().map(|flight| Flight {
+    let flights = in_flight(machine, full).into_iter();
+    let in_flight = flights.filter(|flight| flight.carries(channel.id) != Carries::No).map(|flight| Flight {
         pid: flight.pid,
         comm: comm(flight.pid),
         fd: flight.fd,
         socket: flight.socket,
         count: flight.count,
+        certain: flight.carries(channel.id) == Carries::Yes,
     });
     Report { pipe: channel.into(), holders, in_flight: in_flight.collect(), waiting, source: super::SOURCE, unseen }
 }

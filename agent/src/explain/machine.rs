@@ -99,19 +99,6 @@ impl EndOrd {
     }
 }
 
-/// A unix socket with descriptors in its receive queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InFlight {
-    /// A process that holds the socket.
-    pub pid: i32,
-    /// Its descriptor.
-    pub fd: i32,
-    /// The socket's inode number.
-    pub socket: u64,
-    /// How many descriptors wait there.
-    pub count: u32,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     member: usize,
@@ -278,26 +265,16 @@ impl Machine {
         }
     }
 
-    /// The unix sockets that have descriptors in their receive queue.
-    #[must_use]
-    pub fn in_flight(&self) -> Vec<InFlight> {
-        let mut found = Vec::new();
-        for (link, slots) in &self.by_link {
-            let Some(socket) = number_in(link, b"socket:[") else { continue };
-            if !self.sockets.may_have_queue(socket) {
-                continue;
-            }
-            for slot in slots {
-                let member = &self.members[slot.member];
-                let tid = member.tables[slot.table].tid;
-                let count = open::info_number(member.pid, tid, slot.fd, "scm_fds:").unwrap_or(0);
-                if count > 0 {
-                    found.push(InFlight { pid: member.pid, fd: slot.fd, socket, count });
-                }
-            }
-        }
-        found.sort_by_key(|flight| (flight.socket, flight.pid, flight.fd));
-        found
+    /// Every descriptor on a socket: the socket's inode number, the process, the thread, the descriptor.
+    pub fn on_sockets(&self) -> impl Iterator<Item = (u64, i32, i32, i32)> {
+        self.by_link.iter().filter_map(|(link, slots)| Some((number_in(link, b"socket:[")?, slots))).flat_map(
+            move |(socket, slots)| {
+                slots.iter().map(move |slot| {
+                    let member = &self.members[slot.member];
+                    (socket, member.pid, member.tables[slot.table].tid, slot.fd)
+                })
+            },
+        )
     }
 
     /// What a descriptor of a process is on, if that is a channel.

@@ -4,7 +4,7 @@
 //! that is already over, and what could not be seen is named.
 //!
 //! - [`aside`]: looking from a process that nobody has to wait for;
-//! - [`machine`], [`sockets`], [`channel`]: who has which end of what;
+//! - [`machine`], [`sockets`], [`channel`], [`flight`]: who has which end of what;
 //! - [`calls`], [`waits`]: what a thread waits for;
 //! - [`graph`]: who waits for whom, and the circles in it; [`frozen`]: cgroups that hold processes still;
 //! - [`verdict`], [`why`]: the conclusion and its picture;
@@ -14,8 +14,10 @@ pub mod aside;
 pub mod calls;
 pub mod channel;
 pub mod fifo;
+pub mod flight;
 pub mod frozen;
 pub mod graph;
+mod guess;
 pub mod holders;
 pub mod machine;
 pub mod remedy;

@@ -1,7 +1,8 @@
 //! The command that would release a wait, and what it costs.
 
+use super::flight::Carries;
 use super::graph::{Graph, Node, lineage};
-use super::machine::{Machine, slave};
+use super::machine::slave;
 use super::verdict::{Finding, Verdict};
 use super::waits::For;
 use crate::process::stat::{Stat, Terminal};
@@ -18,7 +19,7 @@ pub struct Remedy {
 
 /// The remedy for a finding.
 #[must_use]
-pub fn remedy(graph: &Graph, finding: &Finding, machine: &Machine) -> Remedy {
+pub fn remedy(graph: &Graph, finding: &Finding) -> Remedy {
     let first = finding.culprits.first().copied();
     match finding.verdict {
         Verdict::NotWaiting | Verdict::Working => Remedy::default(),
@@ -32,7 +33,7 @@ pub fn remedy(graph: &Graph, finding: &Finding, machine: &Machine) -> Remedy {
                     .to_owned(),
             ),
         },
-        Verdict::InFlight => in_flight(graph, finding, machine),
+        Verdict::InFlight => in_flight(graph, finding),
         Verdict::Opening => opening(finding),
         Verdict::Uninterruptible => uninterruptible(first),
         Verdict::Frozen => frozen(graph, first),
@@ -71,17 +72,21 @@ fn exited(graph: &Graph, pid: Option<i32>) -> Remedy {
     }
 }
 
-fn in_flight(graph: &Graph, finding: &Finding, machine: &Machine) -> Remedy {
-    let mut remedy = end(graph, &finding.culprits);
-    let sockets: Vec<String> = graph
-        .in_flight
+fn in_flight(graph: &Graph, finding: &Finding) -> Remedy {
+    let Some(channel) = finding.at.as_ref().and_then(|on| on.channel.as_ref()) else { return Remedy::default() };
+    let among: Vec<_> = graph.in_flight.iter().filter(|flight| finding.culprits.contains(&flight.pid)).collect();
+    let sockets: Vec<String> = among
         .iter()
         .map(|flight| format!("socket:[{}] of {} (fd {})", flight.socket, graph.name(flight.pid), flight.fd))
         .collect();
-    let sure = if sockets.len() == 1 && machine.denied.is_empty() { "it is" } else { "as far as we see, it is" };
-    remedy.note =
-        Some(format!("{sure} in the receive queue of {}; or let the receiver take and close it", sockets.join(", ")));
-    remedy
+    let sockets = sockets.join(", ");
+    if among.iter().any(|flight| flight.carries(channel.id) == Carries::Yes) {
+        let mut remedy = end(graph, &finding.culprits);
+        remedy.note = Some(format!("it is in the receive queue of {sockets}; or let the receiver take and close it"));
+        return remedy;
+    }
+    // Nobody is to be ended on a guess.
+    Remedy { command: None, note: Some(format!("it may be in the receive queue of {sockets}, where we may not look")) }
 }
 
 fn opening(finding: &Finding) -> Remedy {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::channel::Id;
+use super::flight::Carries;
 use super::graph::{Graph, Node};
 use super::machine::Hold;
 use super::waits::{For, Need, On};
@@ -128,18 +130,16 @@ impl Judge<'_> {
     /// Why nobody who holds the other end of a channel ends the wait.
     fn blame_holders(&mut self, pid: i32, on: &On, held: &[Hold]) -> Option<Finding> {
         let finding = |verdict, culprits| Finding { verdict, culprits, chain: vec![pid], at: Some(on.clone()) };
-        let Some(_) = on.channel else {
+        let Some(channel) = &on.channel else {
             return matches!(on.need, Need::Reader | Need::Writer).then(|| finding(Verdict::Opening, vec![pid]));
         };
         if held.is_empty() {
             return Some(match on.need {
                 Need::Reader | Need::Writer => finding(Verdict::Opening, vec![pid]),
-                _ if !self.graph.in_flight.is_empty() => {
-                    let mut owners: Vec<i32> = self.graph.in_flight.iter().map(|flight| flight.pid).collect();
-                    owners.dedup();
-                    finding(Verdict::InFlight, owners)
-                }
-                _ => finding(Verdict::Unseen, Vec::new()),
+                _ => match receivers(self.graph, channel.id) {
+                    owners if owners.is_empty() => finding(Verdict::Unseen, Vec::new()),
+                    owners => finding(Verdict::InFlight, owners),
+                },
             });
         }
         let holders: BTreeSet<i32> = held.iter().map(|hold| hold.pid).filter(|holder| *holder != pid).collect();
@@ -167,6 +167,14 @@ impl Judge<'_> {
         }
         Some(first)
     }
+}
+
+/// Who holds the sockets in whose queues a channel is in flight, or where we could not see it, may be.
+fn receivers(graph: &Graph, id: Id) -> Vec<i32> {
+    let most = graph.in_flight.iter().map(|flight| flight.carries(id)).max().unwrap_or(Carries::No);
+    let them = graph.in_flight.iter().filter(|flight| most != Carries::No && flight.carries(id) == most);
+    let pids: BTreeSet<i32> = them.map(|flight| flight.pid).collect();
+    pids.into_iter().collect()
 }
 
 fn better(best: Option<Finding>, found: Finding) -> Option<Finding> {

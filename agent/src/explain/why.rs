@@ -122,7 +122,7 @@ pub fn explain(pid: i32, machine: &Machine, full: bool) -> Result<(Explanation, 
     let stat = Stat::read(pid).map_err(|_| format!("there is no process {pid}"))?;
     let graph = Graph::follow(pid, Reader { machine, full });
     let finding = conclude(&graph);
-    let Remedy { command, note } = remedy(&graph, &finding, machine);
+    let Remedy { command, note } = remedy(&graph, &finding);
     let waits = graph.nodes.get(&pid).map(|node| waiting(&graph, node)).unwrap_or_default();
     let others = graph.nodes.iter().filter(|(other, _)| **other != pid);
     let explanation = Explanation {
@@ -257,10 +257,9 @@ fn sentence(graph: &Graph, finding: &Finding) -> String {
             doing()
         ),
         Verdict::Unseen => "whoever holds the other end is hidden from us".to_owned(),
-        Verdict::InFlight => format!(
-            "no process has the other end open: it is in flight (SCM_RIGHTS), in the receive queue of a socket of {}",
-            names.join(" or ")
-        ),
+        Verdict::InFlight => {
+            format!("no process has the other end open: it is in flight (SCM_RIGHTS) to {}", names.join(" or "))
+        }
         Verdict::Opening => "nobody opens the other end".to_owned(),
         Verdict::Uninterruptible => {
             format!("{} is in an uninterruptible kernel wait{}", graph.name(first), wchan(node))

@@ -257,7 +257,15 @@ fn a_pipe_in_flight_between_processes() {
     assert_eq!(pids(&report), BTreeSet::from([us()]), "no table shows it");
     let flights = report["in_flight"].as_array().unwrap();
     let flight = flights.iter().find(|flight| flight["pid"] == receiver.pid);
-    assert_eq!(flight.unwrap_or_else(|| panic!("{report:#}"))["count"], 1);
+    let flight = flight.unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!((&flight["count"], &flight["certain"]), (&1.into(), &true.into()));
+    assert_eq!(flights.len(), 1, "nobody else's flight is blamed: {report:#}");
+    // The message was looked at, and is still there.
+    assert!(kernel::fdinfo_says(receiver.pid, "scm_fds: 1"));
+    // Another pipe is not said to be in flight there.
+    let (other, _write) = std::io::pipe().unwrap();
+    let flights = holders(&target(&other))["in_flight"].clone();
+    assert!(!flights.to_string().contains(&format!("\"pid\":{}", receiver.pid)), "{flights}");
     they_miss("a_pipe_in_flight_between_processes", &read, receiver.pid);
 }
 
@@ -273,7 +281,8 @@ fn a_user_sees_the_own_and_is_told_what_is_hidden() {
     std::fs::create_dir(&folder).unwrap();
     let copy = |name: &str| {
         let to = folder.join(name);
-        std::fs::copy(binary(name), &to).unwrap();
+        // By another process: a test that forks while we write would keep it "busy".
+        assert!(Command::new("cp").arg(binary(name)).arg(&to).status().unwrap().success());
         to
     };
     let (read, write) = std::io::pipe().unwrap();
