@@ -73,3 +73,37 @@ impl Reader<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::Machine;
+    use super::*;
+    use crate::process::wait::thread;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_hidden_system_call_leaves_a_guess_that_says_so() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut seen = loop {
+            assert!(Instant::now() < deadline, "cat never reads");
+            match thread(pid, pid) {
+                Some(thread) if thread.wchan.as_deref().is_some_and(|name| name.contains("pipe_read")) => break thread,
+                _ => std::thread::yield_now(),
+            }
+        };
+        let machine = Machine::look(deadline).unwrap();
+        let reader = Reader { machine: &machine, full: true };
+        let known = reader.wait(pid, &seen);
+        assert!(!known.guessed && known.what == For::Read);
+        seen.call = None;
+        let guessed = reader.wait(pid, &seen);
+        assert!(guessed.guessed && guessed.what == For::Read);
+        assert!(guessed.on.contains(&known.on[0]), "the pipe is among what it may be: {guessed:?}");
+        assert!(guessed.on.iter().all(|on| on.need == Need::Read), "{guessed:?}");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}

@@ -194,7 +194,7 @@ fn deadlock(graph: &Graph, circle: &[i32]) -> Remedy {
         note: Some(if holds.is_empty() {
             "that ends one of them, and with it the circle".to_owned()
         } else {
-            format!("that ends one of them; only they themselves can do without: {}", holds.join(", or "))
+            format!("that ends one of them; what only they themselves can do: {}", holds.join(", or "))
         }),
     }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{PipeReader, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::stat::fstat;
@@ -160,7 +159,7 @@ struct Tool {
 }
 
 /// lsof, fuser and lsfd about one pipe; a missing tool is said to be missing.
-fn others(test: &str, read: &impl std::os::fd::AsFd, holder: i32) -> Vec<Tool> {
+fn others(test: &str, read: &impl AsFd) -> Vec<Tool> {
     let ino = fstat(read).unwrap().st_ino;
     let mut found = Vec::new();
     let mut ask = |name: &'static str, words: &[&str], pid_of: &dyn Fn(&str) -> Option<i32>| {
@@ -177,17 +176,15 @@ fn others(test: &str, read: &impl std::os::fd::AsFd, holder: i32) -> Vec<Tool> {
     ask("lsfd", &["-n", "-r", "-o", "PID,INODE,TYPE", "-Q", &format!("INODE == {ino}")], &|line| {
         line.split_whitespace().next()?.parse().ok()
     });
-    // fuser(1) takes a path and prints all pids in one line.
-    let path = format!("/proc/{holder}/fd/1");
-    if Path::new(&path).exists() {
-        match Command::new("fuser").arg(path).stderr(Stdio::null()).output() {
-            Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                let pids = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-                found.push(Tool { name: "fuser", pids });
-            }
-            Err(_) => skipped(&format!("{test} against fuser"), "it is not installed"),
+    // fuser(1) takes a path, of our own end, and prints all pids in one line.
+    let path = format!("/proc/{}/fd/{}", us(), read.as_fd().as_raw_fd());
+    match Command::new("fuser").arg(path).stderr(Stdio::null()).output() {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let pids = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            found.push(Tool { name: "fuser", pids });
         }
+        Err(_) => skipped(&format!("{test} against fuser"), "it is not installed"),
     }
     found
 }
@@ -200,7 +197,7 @@ fn everything_that_lsof_fuser_and_lsfd_find() {
         let (read, holder) = leave(&stage_of_one, fixture);
         let ours = pids(&holders(&target(&read)));
         assert!(ours.contains(&holder.pid), "{fixture}");
-        for tool in others("everything_that_lsof_fuser_and_lsfd_find", &read, holder.pid) {
+        for tool in others("everything_that_lsof_fuser_and_lsfd_find", &read) {
             assert!(!tool.pids.is_empty(), "{} finds somebody: the comparison is one", tool.name);
             let missed: Vec<_> = tool.pids.difference(&ours).collect();
             assert!(missed.is_empty(), "{fixture}: {} finds {missed:?}, and we do not: {ours:?}", tool.name);
@@ -211,7 +208,7 @@ fn everything_that_lsof_fuser_and_lsfd_find() {
 
 /// The rows that they miss. Whether they do is printed, not asserted: other versions may learn.
 fn they_miss(test: &str, read: &PipeReader, holder: i32) {
-    for tool in others(test, read, holder) {
+    for tool in others(test, read) {
         let word = if tool.pids.contains(&holder) { "finds" } else { "misses" };
         eprintln!("{} {word} it", tool.name);
     }
