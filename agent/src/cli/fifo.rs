@@ -40,7 +40,7 @@ impl Fifo {
         match self {
             Fifo::Status(at) => explained::answer(at.bounds, |teller| {
                 let (path, fifo) = find(&at.path)?;
-                let machine = machine(teller.deadline)?;
+                let machine = machine(teller.halfway)?;
                 for full in [false, true] {
                     let status = status(&path, fifo, &machine, full);
                     teller.answer(&if at.json { json(&status)? } else { text(&status) });
@@ -48,7 +48,7 @@ impl Fifo {
                 Ok(())
             }),
             Fifo::Close(at) => explained::answer(at.bounds, |teller| {
-                let closed = close(&at.path, teller.deadline)?;
+                let closed = close(&at.path, teller.halfway)?;
                 teller.answer(&if at.json { json(&closed)? } else { closed_text(&closed) });
                 Ok(())
             }),

@@ -32,8 +32,8 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Teller {
     to: File,
-    /// When nobody waits any more.
-    pub deadline: Instant,
+    /// When to stop looking around and begin to tell: halfway, so that what was seen is told in time.
+    pub halfway: Instant,
 }
 
 const ANSWER: u8 = b'A';
@@ -69,7 +69,8 @@ pub fn look(within: Duration, look: impl FnOnce(&mut Teller) -> Result<(), Strin
     // SAFETY: there is one thread, so the child may do all that we could.
     match unsafe { fork() }? {
         ForkResult::Child => {
-            let mut teller = Teller { to: alone(to, us), deadline };
+            let mut teller =
+                Teller { to: alone(to, us), halfway: deadline.checked_sub(within / 2).unwrap_or(deadline) };
             if let Err(error) = look(&mut teller) {
                 teller.tell(ERROR, &error);
             }

@@ -355,7 +355,7 @@ fn a_target_that_nobody_may_touch_is_explained_in_time() {
         );
     }
     let asked = |words: &[&str]| {
-        let output = pipewarden(&[words, &["--within", "1s", "--json"]].concat());
+        let output = pipewarden(&[words, &["--within", "5s", "--json"]].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{output:?}");
         serde_json::from_str::<Value>(&text).unwrap()
