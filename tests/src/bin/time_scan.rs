@@ -65,7 +65,7 @@ fn machine(path: &str) -> Result<(), Box<dyn Error>> {
 
 /// Asks once; how long the answer took, and how many holders it names.
 fn ask(id: PipeId, scope: Scope) -> Result<(Duration, usize), Box<dyn Error>> {
-    let lineage = Lineage { root: getpid().as_raw(), home: getpgrp().as_raw() };
+    let lineage = Lineage { root: getpid().as_raw(), home: getpgrp().as_raw(), adopter: None };
     let mut source = Proc::new(lineage, Keep::default());
     let question = Question {
         pipes: vec![Pipe { id, kind: PipeKind::Pipe }],
