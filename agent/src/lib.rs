@@ -7,6 +7,8 @@
 //!
 //! - [`pipe`]: the vocabulary; no I/O.
 //! - [`process`]: what `/proc` says about one process: identity, descriptors, children.
+//! - [`kernel`]: everything that speaks to the kernel's tracing side: BPF, its rungs, the proc connector.
+//! - [`kernel`]: everything that speaks to the kernel's tracing side: BPF, its rungs, the proc connector.
 //! - [`ownership`]: who holds which pipe, whatever the source of that knowledge.
 //! - [`act`]: the only file that signals a process we did not spawn.
 //! - [`audit`]: every escape, signal and refusal as one record.
@@ -18,6 +20,7 @@ pub mod act;
 pub mod audit;
 pub mod cli;
 pub mod explain;
+pub mod kernel;
 pub mod ownership;
 pub mod pipe;
 pub mod process;

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a chore's results are for the person who runs it")]
 
 mod bench;
+mod build_ebpf;
 mod busy;
 mod command;
 mod demo;
@@ -24,6 +25,7 @@ enum Verb {
     Test(test::Test),
     /// Measure what the README says of `run`, against other programs, in one go.
     Bench(bench::Bench),
+    BuildEbpf(build_ebpf::BuildEbpf),
     /// What a bench runs; started by `bench` itself.
     #[command(hide = true)]
     BenchActor(bench::actor::Actor),
@@ -44,6 +46,7 @@ fn run() -> Result<()> {
         Verb::Demo(verb) => verb.run(),
         Verb::Test(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
+        Verb::BuildEbpf(verb) => verb.run(),
         Verb::BenchActor(verb) => verb.run(),
     }
 }

@@ -1,0 +1,27 @@
+//! The user side's promise that these types may be read from any bytes.
+
+use aya::Pod;
+
+use crate::Held;
+use crate::event::{Escape, Event};
+use crate::snapshot::{FileRow, TaskRow};
+
+// SAFETY: a `repr(C)` structure of integers and arrays of them without padding (asserted below): any
+// bytes are a value.
+unsafe impl Pod for Held {}
+// SAFETY: as above.
+unsafe impl Pod for Event {}
+// SAFETY: as above.
+unsafe impl Pod for Escape {}
+// SAFETY: as above.
+unsafe impl Pod for TaskRow {}
+// SAFETY: as above.
+unsafe impl Pod for FileRow {}
+
+const _: () = {
+    assert!(size_of::<Held>() == 8 + 8 + 4 * 4);
+    assert!(size_of::<Event>() == 3 * 8 + 8 * 4 + 16);
+    assert!(size_of::<Escape>() == size_of::<Event>() + 2 * 4 + crate::event::HELD_MAX * size_of::<Held>());
+    assert!(size_of::<TaskRow>() == 2 * 8 + 6 * 4);
+    assert!(size_of::<FileRow>() == 8 + 2 * 4 + size_of::<Held>());
+};

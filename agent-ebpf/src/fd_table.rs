@@ -1,0 +1,85 @@
+//! Descriptor tables: what one slot holds, and a short walk over the first of them.
+
+use core::ptr::addr_of_mut;
+
+use pipewarden_common::event::{Escape, HELD_MAX, WALK_FDS};
+use pipewarden_common::{END_READ, END_WRITE, Held};
+
+use crate::globals::{
+    FDT_FD, FDT_MAX, FDT_OPEN, FILE_INODE, FILE_MODE, FILES_FDT, INODE_INO, INODE_MODE, INODE_PIPE, INODE_SB, SB_DEV,
+};
+use crate::read;
+
+/// include/uapi/linux/stat.h
+pub const S_IFMT: u16 = 0o170_000;
+/// As above.
+pub const S_IFIFO: u16 = 0o010_000;
+
+/// The pipe behind a `struct file`, if there is one and the file is open on one of its ends
+/// (an `O_PATH` descriptor is not).
+#[inline(always)]
+fn pipe_behind(file: u64, fd: u32) -> Option<Held> {
+    let inode: u64 = read::member(file, &FILE_INODE);
+    let mode: u16 = read::member(inode, &INODE_MODE);
+    if mode & S_IFMT != S_IFIFO {
+        return None;
+    }
+    let ends = read::member::<u32>(file, &FILE_MODE) & (END_READ | END_WRITE);
+    if ends == 0 {
+        return None;
+    }
+    Some(Held {
+        object: read::member(inode, &INODE_PIPE),
+        ino: read::member(inode, &INODE_INO),
+        dev: read::member(read::member(inode, &INODE_SB), &SB_DEV),
+        fd,
+        ends,
+        reserved: 0,
+    })
+}
+
+/// Writes the pipes among the table's first [`WALK_FDS`] descriptors into an escape.
+///
+/// The count is kept in the record and read back each time: to the verifier it is any number then,
+/// and the turns of the loop, which differ in nothing else, need not be told apart. Measured on
+/// 6.18: 10 thousand verified instructions, 9 ms to load; the same walk as a `bpf_loop` over words
+/// with an inner loop over bits took 165 thousand and 0.7 s (and there is none before 5.17).
+///
+/// # Safety
+///
+/// `escape` must point to a whole, writable record.
+#[inline(always)]
+pub unsafe fn walk(files: u64, escape: *mut Escape) {
+    // SAFETY (whole function): only fields of the record are written, at indices below HELD_MAX.
+    unsafe {
+        addr_of_mut!((*escape).count).write_volatile(0);
+        addr_of_mut!((*escape).unseen).write_volatile(0);
+        let table: u64 = read::member(files, &FILES_FDT);
+        let slots: u64 = read::member(table, &FDT_FD);
+        let bitmap: u64 = read::member(table, &FDT_OPEN);
+        let open: u64 = read::at(bitmap);
+        // What lies past the walk is only looked at for being there: three more words, as tables
+        // commonly have room for 256.
+        let size: u32 = read::member(table, &FDT_MAX);
+        let beyond = (1..4).any(|word| size > word * WALK_FDS && read::at::<u64>(bitmap + u64::from(word) * 8) != 0);
+        if beyond || size > 4 * WALK_FDS {
+            addr_of_mut!((*escape).unseen).write_volatile(1);
+        }
+        let mut fd = 0;
+        while fd < WALK_FDS {
+            if open & (1 << fd) != 0
+                && let Some(held) = pipe_behind(read::at(slots + u64::from(fd) * 8), fd)
+            {
+                let count = addr_of_mut!((*escape).count).read_volatile();
+                if count < HELD_MAX as u32 {
+                    addr_of_mut!((*escape).held[count as usize]).write(held);
+                    addr_of_mut!((*escape).count).write_volatile(count + 1);
+                } else {
+                    let unseen = addr_of_mut!((*escape).unseen).read_volatile();
+                    addr_of_mut!((*escape).unseen).write_volatile(unseen + 1);
+                }
+            }
+            fd += 1;
+        }
+    }
+}

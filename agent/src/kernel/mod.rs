@@ -1,0 +1,21 @@
+//! Everything that speaks to the kernel's tracing side.
+//!
+//! - [`btf`]: where things are in the running kernel's structures.
+//! - [`object`]: the built programs, ready to be loaded into this kernel.
+//! - [`listener`]: a rung attached, and its events; [`snapshot`]: the iterators.
+//! - [`connector`]: events without BPF.
+//! - [`self_test`]: nothing is usable before it told the truth about a child of ours.
+//! - [`facts`] and [`features`]: what this kernel, and this process in it, can do.
+//! - [`lock`]: who carries the machine's tracker.
+
+pub mod btf;
+pub mod connector;
+pub mod facts;
+pub mod features;
+pub mod listener;
+pub mod lock;
+#[cfg(feature = "bpf-log")]
+mod log;
+pub mod object;
+pub mod self_test;
+pub mod snapshot;

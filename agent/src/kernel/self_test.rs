@@ -1,0 +1,312 @@
+//! Nothing is usable before it told the truth about a child of ours.
+//!
+//! The child leaves its group with the write end of a pipe in its hands, runs another program and
+//! exits: what a source of events must tell about it is known to the last number.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use pipewarden_common::event::{Escape, HELD_MAX, WALK_FDS, kind};
+
+use super::listener::{Listener, Record, end_of, pipe_of, process_of};
+use crate::pipe::{End, PipeId, ProcessId};
+use crate::process::stat::Stat;
+
+/// Why a source of events is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    /// The test itself could not be made.
+    #[error("the self-test could not run: {0}")]
+    Io(#[from] io::Error),
+    /// The process to follow did not fit into the map.
+    #[error("the self-test could not run: {0}")]
+    Map(#[from] aya::maps::MapError),
+    /// Something that happened was not told.
+    #[error("the {event} of a child of ours was not told")]
+    Untold {
+        /// What.
+        event: &'static str,
+    },
+    /// Pids are told as another pid namespace numbers them: they would name the wrong processes here.
+    #[error("pids are told as the initial pid namespace numbers them, and we are in another one")]
+    ForeignPids,
+    /// Something was told, and it is not what happened.
+    #[error("the {event} of a child of ours was told wrongly: {what}")]
+    Wrong {
+        /// What.
+        event: &'static str,
+        /// The difference.
+        what: String,
+    },
+}
+
+/// By which call the child leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// setsid(2): a session and a group of its own.
+    Session,
+    /// setpgid(2): a group of its own in our session.
+    Group,
+}
+
+impl Leave {
+    fn name(self) -> &'static str {
+        match self {
+            Leave::Session => "setsid",
+            Leave::Group => "setpgid",
+        }
+    }
+}
+
+/// What really happened: a child that came, left, ran another program and went.
+#[derive(Debug)]
+pub struct Acted {
+    /// The child.
+    pub child: ProcessId,
+    /// How it left.
+    pub leave: Leave,
+    /// The pipe.
+    pub pipe: PipeId,
+    /// Its descriptor on the pipe's write end.
+    pub write_fd: i32,
+    /// Reaps the child.
+    zombie: Zombie,
+}
+
+#[derive(Debug)]
+struct Zombie(Pid);
+
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        let _ = nix::sys::wait::waitpid(self.0, None); // it is dead already: nothing to wait for
+    }
+}
+
+/// Makes the child and waits for its end. Whatever is told synchronously has been told then.
+///
+/// # Errors
+///
+/// When there is no pipe or no process to be had.
+pub fn act(leave: Leave) -> io::Result<Acted> {
+    let (_read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let stat = nix::sys::stat::fstat(&write)?;
+    let null: OwnedFd = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
+    let (program, arguments) = another_program()?;
+    let pointers: Vec<*const libc::c_char> =
+        arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+
+    // SAFETY: between fork and exec the child only calls functions that are async-signal-safe, on
+    // memory that was prepared before.
+    let pid = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        // SAFETY: as above.
+        ForkResult::Child => unsafe {
+            match leave {
+                Leave::Session => libc::setsid(),
+                Leave::Group => libc::setpgid(0, 0),
+            };
+            for fd in 0..3 {
+                libc::dup2(null.as_raw_fd(), fd);
+            }
+            libc::execv(program.as_ptr(), pointers.as_ptr());
+            libc::_exit(127)
+        },
+    };
+    let zombie = Zombie(pid);
+    // Not reaped yet: its number is its own, and /proc still knows when it started.
+    while let Err(error) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+        if error != nix::errno::Errno::EINTR {
+            return Err(error.into());
+        }
+    }
+    Ok(Acted {
+        child: Stat::read(pid.as_raw())?.id,
+        leave,
+        pipe: PipeId { dev: stat.st_dev, ino: stat.st_ino },
+        write_fd: write.as_raw_fd(),
+        zombie,
+    })
+}
+
+/// A program that is certainly there and ends by itself: ours, asked for its version. How it ends
+/// does not matter.
+fn another_program() -> io::Result<(CString, Vec<CString>)> {
+    let arguments = ["pipewarden", "--version"].map(CString::new);
+    Ok((CString::new("/proc/self/exe")?, arguments.into_iter().collect::<Result<_, _>>()?))
+}
+
+/// Puts an attached listener to the test, both ways of leaving.
+///
+/// # Errors
+///
+/// [`SelfTestError`]: then it must not be used.
+pub fn of_listener(listener: &mut Listener) -> Result<(), SelfTestError> {
+    if !in_initial_pid_namespace() {
+        return Err(SelfTestError::ForeignPids);
+    }
+    let us = std::process::id();
+    listener.follow(us)?;
+    for leave in [Leave::Session, Leave::Group] {
+        // On preemptible kernels a program can be skipped; that is counted and healed, not a lie.
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let skipped = listener.skipped();
+            let acted = act(leave)?;
+            let told = std::iter::from_fn(|| listener.next_record()).collect::<Vec<_>>();
+            match told_truly(us, &acted, &told) {
+                Err(SelfTestError::Untold { .. }) if tries > 0 && listener.skipped() > skipped => {}
+                verdict => break verdict?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn told_truly(us: u32, acted: &Acted, told: &[Record]) -> Result<(), SelfTestError> {
+    let child = acted.child.pid.cast_unsigned();
+    let find = |kind: u32, pid: u32, event: &'static str| {
+        let found = told.iter().find(|record| record.event().kind == kind && record.event().pid == pid);
+        found.ok_or(SelfTestError::Untold { event })
+    };
+    let fork = told.iter().find(|record| record.event().kind == kind::FORK && record.event().other == child);
+    let fork = fork.ok_or(SelfTestError::Untold { event: "fork" })?;
+    expect("fork", "parent", fork.event().pid, us)?;
+
+    let event = acted.leave.name();
+    let left = if acted.leave == Leave::Session { kind::SETSID } else { kind::SETPGID };
+    let Record::Escape(escape) = find(left, child, event)? else { return Err(SelfTestError::Untold { event }) };
+    expect(event, "start", process_of(child, escape.event.start_boot_ns), acted.child)?;
+    expect(event, "group", escape.event.pgid, child)?;
+    expect(event, "session is its own", escape.event.sid == child, acted.leave == Leave::Session)?;
+    holds_the_pipe(event, escape, acted)?;
+
+    for (kind, event) in [(kind::EXEC, "exec"), (kind::EXIT, "exit")] {
+        let record = find(kind, child, event)?.event();
+        expect(event, "start", process_of(child, record.start_boot_ns), acted.child)?;
+    }
+    Ok(())
+}
+
+/// The escapee holds the write end by exactly our descriptor (and the read end by another).
+fn holds_the_pipe(event: &'static str, escape: &Escape, acted: &Acted) -> Result<(), SelfTestError> {
+    let held = escape.held.iter().take(escape.count as usize);
+    let ours: Vec<_> = held.filter(|held| pipe_of(held) == acted.pipe).collect();
+    let write = ours.iter().find(|held| end_of(held) == Some(End::Write));
+    match write {
+        Some(held) => expect(event, "descriptor", held.fd.cast_signed(), acted.write_fd),
+        // Beyond what the walk can tell: then it must say so, and does.
+        None if escape.unseen > 0
+            && (acted.write_fd >= WALK_FDS.cast_signed() || escape.count as usize == HELD_MAX) =>
+        {
+            Ok(())
+        }
+        None => Err(SelfTestError::Wrong { event, what: format!("it holds {}, which is not told", acted.pipe) }),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "plain numbers, and calls that read well")]
+fn expect<T: PartialEq + std::fmt::Debug>(
+    event: &'static str,
+    what: &str,
+    told: T,
+    real: T,
+) -> Result<(), SelfTestError> {
+    if told == real {
+        return Ok(());
+    }
+    Err(SelfTestError::Wrong { event, what: format!("{what} {told:?} instead of {real:?}") })
+}
+
+/// The kernel's number of the pid namespace that everything began in (include/linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether pids mean to us what they mean to the kernel.
+#[must_use]
+pub fn in_initial_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL_PID_NAMESPACE)
+}
+
+impl Acted {
+    /// Lets the kernel forget the child.
+    pub fn reap(self) {
+        drop(self.zombie);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::listener::Rung;
+    use super::super::object::{LoadError, Scope};
+    use super::*;
+
+    /// A listener on a rung that tells about us, or a line that says why there is none here.
+    fn listener(rung: Rung) -> Option<Listener> {
+        if !in_initial_pid_namespace() {
+            eprintln!("SKIPPED {rung}: needs the initial pid namespace");
+            return None;
+        }
+        match Listener::attach(rung, Scope::Lineage) {
+            Ok(listener) => Some(listener),
+            Err(error @ LoadError::Stale(_)) => panic!("{rung}: {error}"),
+            Err(error) => {
+                eprintln!("SKIPPED {rung} is not to be had here: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn every_rung_to_be_had_tells_the_truth() {
+        for rung in Rung::ALL {
+            let Some(mut listener) = listener(rung) else { continue };
+            of_listener(&mut listener).unwrap_or_else(|error| panic!("{rung}: {error}"));
+            eprintln!("{rung}: {:?}, lost {}, skipped {}", listener.cost(), listener.lost(), listener.skipped());
+            assert_eq!(listener.lost(), 0);
+        }
+    }
+
+    #[test]
+    fn where_pids_are_not_ours_no_rung_is_believed() {
+        if in_initial_pid_namespace() {
+            return eprintln!("SKIPPED needs a pid namespace");
+        }
+        let Ok(mut listener) = Listener::attach(Rung::Tracepoint, Scope::Lineage) else {
+            return eprintln!("SKIPPED needs BPF");
+        };
+        assert!(matches!(of_listener(&mut listener), Err(SelfTestError::ForeignPids)));
+    }
+
+    #[test]
+    fn a_process_outside_the_lineage_is_not_told_about() {
+        let Some(mut listener) = listener(Rung::Tracepoint) else { return };
+        act(Leave::Session).unwrap().reap();
+        assert_eq!(listener.next_record(), None);
+    }
+
+    #[test]
+    fn a_lie_is_recognised() {
+        let Some(mut listener) = listener(Rung::Tracepoint) else { return };
+        let us = std::process::id();
+        listener.follow(us).unwrap();
+        let mut acted = act(Leave::Session).unwrap();
+        let told: Vec<_> = std::iter::from_fn(|| listener.next_record()).collect();
+        told_truly(us, &acted, &told).unwrap();
+        for missing in 0..told.len() {
+            let mut less = told.clone();
+            less.retain({
+                let gone = told[missing].clone();
+                move |record| *record != gone
+            });
+            let ours =
+                [told[missing].event().pid, told[missing].event().other].contains(&acted.child.pid.cast_unsigned());
+            assert_eq!(told_truly(us, &acted, &less).is_err(), ours, "without {:?}", told[missing]);
+        }
+        acted.pipe.ino += 1;
+        assert!(matches!(told_truly(us, &acted, &told), Err(SelfTestError::Wrong { .. })));
+    }
+}
