@@ -8,17 +8,18 @@
 //! - [`pipe`]: the vocabulary; no I/O.
 //! - [`process`]: what `/proc` says about one process: identity, descriptors, children.
 //! - [`kernel`]: everything that speaks to the kernel's tracing side: BPF, its rungs, the proc connector.
-//! - [`kernel`]: everything that speaks to the kernel's tracing side: BPF, its rungs, the proc connector.
 //! - [`ownership`]: who holds which pipe, whatever the source of that knowledge.
 //! - [`act`]: the only file that signals a process we did not spawn.
 //! - [`audit`]: every escape, signal and refusal as one record.
 //! - [`run`]: the supervisor.
 //! - [`explain`]: the hang explained: who waits for whom, and what would release it.
+//! - [`doctor`]: what of all this works here, and why the rest does not.
 //! - [`cli`]: arguments, and how results are printed.
 
 pub mod act;
 pub mod audit;
 pub mod cli;
+pub mod doctor;
 pub mod explain;
 pub mod kernel;
 pub mod ownership;

@@ -1,6 +1,7 @@
 //! The command line: a file per subcommand.
 
 pub mod audit;
+pub mod doctor;
 mod explained;
 pub mod fifo;
 pub mod holders;
@@ -36,6 +37,7 @@ enum Verb {
     Why(why::Why),
     #[command(subcommand)]
     Fifo(fifo::Fifo),
+    Doctor(doctor::Doctor),
 }
 
 /// Parses, dispatches and gives the exit code.
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Ok((Cli { verb: Verb::Holders(holders) }, _)) => holders.run(),
         Ok((Cli { verb: Verb::Why(why) }, _)) => why.run(),
         Ok((Cli { verb: Verb::Fifo(fifo) }, _)) => fifo.run(),
+        Ok((Cli { verb: Verb::Doctor(doctor) }, _)) => doctor.run(),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print::print(&error.to_string()).map_or(ExitCode::from(FAILURE), |()| ExitCode::SUCCESS)
         }

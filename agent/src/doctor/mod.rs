@@ -1,0 +1,204 @@
+//! What works here, and why the rest does not.
+//!
+//! Nothing is concluded from versions or configuration files: every rung is really loaded, attached
+//! and put to its self-test, every feature is tried. That happens in processes of its own ([`probe`]),
+//! so that it has an end whatever the kernel does, and everything is detached when it ends.
+
+pub mod advice;
+pub mod probe;
+pub mod proc;
+
+use std::env;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use self::advice::Advice;
+use self::probe::{Probe, Verdict};
+use crate::kernel::facts::{self, Held};
+use crate::kernel::features::Feature;
+use crate::kernel::lock::{self, Carrier};
+use crate::kernel::self_test::in_initial_pid_namespace;
+
+/// Everything that doctor found out. The JSON is this, field by field.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The kernel's release.
+    pub kernel: String,
+    /// What programs it runs: `x86_64`, `aarch64`.
+    pub architecture: &'static str,
+    /// What `run --backend auto` picks here.
+    pub auto: &'static str,
+    /// What `node` would pick here; null in a version without `node`.
+    pub node: Option<&'static str>,
+    /// The rungs, best first.
+    pub rungs: Vec<Rung>,
+    /// Single abilities of the kernel.
+    pub features: Vec<Feature>,
+    /// What this process may do.
+    pub capabilities: CapabilitySets,
+    /// The active security modules; null when they could not be asked for.
+    pub lsm: Option<Vec<String>>,
+    /// `none`, `integrity` or `confidentiality`; null when it could not be asked for.
+    pub lockdown: Option<String>,
+    /// The kernel's own types.
+    pub btf: Btf,
+    /// Whether pids mean to us what they mean to the kernel.
+    pub initial_pid_namespace: bool,
+    /// Who carries the machine's tracker.
+    pub tracker: Tracker,
+    /// What would get a better rung.
+    pub advice: Advice,
+}
+
+/// A way to know who holds what, or to hear that something happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rung {
+    /// `bpf-fentry`, `bpf-kprobe`, `bpf-tracepoint`, `connector`, `proc` or `node`.
+    pub name: &'static str,
+    /// Whether it works here.
+    pub usable: bool,
+    /// Whether `run` of this version uses it.
+    pub used_by_run: bool,
+    /// Why it does not work, or what it showed.
+    pub reason: String,
+    /// What the verifier said last, when it was the verifier.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verifier: Vec<String>,
+    /// How long it took.
+    #[serde(flatten)]
+    pub cost: Option<probe::Cost>,
+}
+
+/// Capabilities by name.
+#[derive(Clone, Debug, Serialize)]
+pub struct CapabilitySets {
+    /// What this process may do.
+    pub effective: Vec<String>,
+    /// What it may not.
+    pub missing: Vec<String>,
+    /// What no program that it runs can get.
+    pub unobtainable: Vec<String>,
+}
+
+/// Whether the kernel tells its types.
+#[derive(Clone, Debug, Serialize)]
+pub struct Btf {
+    /// It does.
+    pub present: bool,
+    /// How much there is, or why there is nothing.
+    pub detail: String,
+}
+
+/// The machine's tracker.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tracker {
+    /// Whether somebody carries it.
+    pub carried: bool,
+    /// Who, or that nobody does.
+    pub detail: String,
+}
+
+/// What `run --backend auto` picks, whatever else would work: the one source that it has.
+const RUN_PICKS: &str = "proc";
+
+/// Examines this machine. Takes some seconds on a slow one.
+#[must_use]
+pub fn examine() -> Report {
+    let held = Held::read().ok();
+    let lockdown = facts::lockdown();
+    let situation = advice::Situation {
+        held,
+        lockdown: lockdown.as_deref().ok().map(str::to_owned),
+        btf: facts::btf_size().is_ok(),
+        initial_pid_namespace: in_initial_pid_namespace(),
+    };
+    let mut rungs: Vec<Rung> = Probe::RUNGS.iter().map(|probe| rung(*probe, &situation)).collect();
+    rungs.push(node());
+    let mut features = probe::features();
+    features.extend([Probe::Snapshot, Probe::Unprivileged].map(|probe| {
+        let verdict = probe.ask();
+        Feature {
+            name: probe.name().to_owned(),
+            available: verdict.usable,
+            detail: explained(&verdict, probe, &situation),
+        }
+    }));
+    let advice = advice::advise(&rungs, &situation);
+    Report {
+        kernel: facts::release(),
+        architecture: env::consts::ARCH,
+        auto: RUN_PICKS,
+        node: None,
+        rungs,
+        features,
+        capabilities: capabilities(held),
+        lsm: facts::security_modules().ok(),
+        lockdown: lockdown.ok(),
+        btf: btf(),
+        initial_pid_namespace: situation.initial_pid_namespace,
+        tracker: tracker(),
+        advice,
+    }
+}
+
+fn rung(probe: Probe, situation: &advice::Situation) -> Rung {
+    let verdict = probe.ask();
+    Rung {
+        name: probe.name(),
+        usable: verdict.usable,
+        used_by_run: probe.name() == RUN_PICKS,
+        reason: explained(&verdict, probe, situation),
+        verifier: verdict.verifier,
+        cost: verdict.cost,
+    }
+}
+
+/// The verdict's own words, and behind them what we know about the cause.
+fn explained(verdict: &Verdict, probe: Probe, situation: &advice::Situation) -> String {
+    match situation.cause(verdict, probe) {
+        Some(cause) => format!("{} ({cause})", verdict.reason),
+        None => verdict.reason.clone(),
+    }
+}
+
+/// Where a node listens.
+fn node_socket() -> PathBuf {
+    env::var_os("PIPEWARDEN_NODE_SOCKET").map_or_else(|| PathBuf::from("/run/pipewarden/node.sock"), PathBuf::from)
+}
+
+fn node() -> Rung {
+    let socket = node_socket();
+    let reason = match UnixStream::connect(&socket) {
+        Ok(_) => format!("something listens at {}, but this version asks no node", socket.display()),
+        Err(error) => format!("no node at {}: {error}; this version asks none anyway", socket.display()),
+    };
+    Rung { name: "node", usable: false, used_by_run: false, reason, verifier: Vec::new(), cost: None }
+}
+
+fn capabilities(held: Option<Held>) -> CapabilitySets {
+    let set = |names: fn(&Held) -> Vec<String>| held.as_ref().map(names).unwrap_or_default();
+    CapabilitySets {
+        effective: set(|held| held.effective.names()),
+        missing: set(|held| held.effective.missing()),
+        unobtainable: set(|held| held.bounding.missing()),
+    }
+}
+
+fn btf() -> Btf {
+    match facts::btf_size() {
+        Ok(size) => Btf { present: true, detail: format!("{size} bytes at {}", crate::kernel::btf::VMLINUX) },
+        Err(error) => Btf { present: false, detail: format!("{}: {error}", crate::kernel::btf::VMLINUX) },
+    }
+}
+
+fn tracker() -> Tracker {
+    let (carried, detail) = match lock::carrier(&lock::path()) {
+        Ok(Carrier::Nobody) => (false, format!("nobody ({})", lock::PATH)),
+        Ok(Carrier::Process { pid, role }) => (true, format!("{role} ({pid})")),
+        Ok(Carrier::Unknown) => (true, format!("somebody who did not write to {}", lock::PATH)),
+        Err(error) => (false, format!("unknown: {}: {error}", lock::PATH)),
+    };
+    Tracker { carried, detail }
+}
