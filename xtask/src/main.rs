@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod process;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ enum Verb {
     /// Measure what the README says of `run`, against other programs, in one go.
     Bench(bench::Bench),
     BuildEbpf(build_ebpf::BuildEbpf),
+    Vm(vm::Vm),
     /// What a bench runs; started by `bench` itself.
     #[command(hide = true)]
     BenchActor(bench::actor::Actor),
@@ -47,6 +49,7 @@ fn run() -> Result<()> {
         Verb::Test(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::BuildEbpf(verb) => verb.run(),
+        Verb::Vm(verb) => verb.run(),
         Verb::BenchActor(verb) => verb.run(),
     }
 }

@@ -1,0 +1,246 @@
+//! `cargo xtask vm`: the checks on every kernel that we know of, and on machines without something.
+
+mod apt;
+mod checks;
+mod initramfs;
+mod machine;
+mod rows;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use self::checks::{Built, HARNESSES};
+use self::initramfs::Initramfs;
+use self::machine::{Kernel, Qemu, Store};
+use self::rows::{Place, ROWS, Row};
+use self::verdict::Outcome;
+use crate::command::output;
+use crate::workspace::target;
+
+/// Run the checks on other kernels (in virtual machines), and here with something taken away.
+///
+/// Debian's kernels and qemu come from this machine's own mirrors, are unpacked below the build
+/// folder, and kept there: nothing is installed. `--update` looks for newer ones.
+#[derive(clap::Args)]
+pub(crate) struct Vm {
+    /// Rows to run; all of them if none is named.
+    #[arg(value_name = "KERNEL", value_parser = ROWS.iter().map(|row| row.name).collect::<Vec<_>>())]
+    rows: Vec<String>,
+    /// Boot one kernel with a shell on this terminal instead; the programs are in /bin.
+    #[arg(long)]
+    shell: bool,
+    /// Forget the kernels and qemu that were downloaded before.
+    #[arg(long)]
+    update: bool,
+}
+
+impl Vm {
+    pub(crate) fn run(self) -> Result<()> {
+        let folder = target().join("vm-cache");
+        if self.update && folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        let rows: Vec<&Row> =
+            ROWS.iter().filter(|row| self.rows.is_empty() || self.rows.iter().any(|name| name == row.name)).collect();
+        let mut steps = Steps::default();
+        let built = steps.time("build", checks::build)?;
+        let mut store = Store::at(folder.clone())?;
+        let mut kernels = BTreeMap::new();
+        let qemu = steps.time("qemu", || store.qemu())?;
+        for row in &rows {
+            if let Place::Machine { series, .. } = row.place
+                && !kernels.contains_key(series)
+            {
+                kernels.insert(series, steps.time(&format!("kernel {series}"), || store.kernel(series))?);
+            }
+        }
+        if self.shell {
+            return shell(&mut store, &qemu, &kernels, &rows, &built, &folder);
+        }
+        println!("{}", qemu.version()?);
+        let all = Instant::now();
+        let outcomes = run_all(&rows, &|row| run_row(row, &qemu, &kernels, &built, &folder));
+        verdict::print(&outcomes);
+        println!("{steps}all rows: {:.1} s", all.elapsed().as_secs_f64());
+        let failed: Vec<&str> = outcomes.iter().filter(|outcome| outcome.failed()).map(|outcome| outcome.row).collect();
+        ensure!(failed.is_empty(), "failed: {} (logs in {})", failed.join(", "), folder.display());
+        Ok(())
+    }
+}
+
+/// How long each step took.
+#[derive(Default)]
+struct Steps(Vec<(String, f64)>);
+
+impl Steps {
+    fn time<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        let result = step().with_context(|| format!("{name} failed"))?;
+        self.0.push((name.to_owned(), started.elapsed().as_secs_f64()));
+        Ok(result)
+    }
+}
+
+impl std::fmt::Display for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|(name, seconds)| write!(f, "{name}: {seconds:.1} s; "))
+    }
+}
+
+/// Side by side, one for each processor; the outcomes in the table's order.
+fn run_all(rows: &[&'static Row], run: &(dyn Fn(&'static Row) -> Outcome + Sync)) -> Vec<Outcome> {
+    let waiting = Mutex::new(rows.iter().enumerate().rev().collect::<Vec<_>>());
+    let done = Mutex::new(BTreeMap::new());
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    // Its own statement: the lock must not be held while the row runs.
+                    let next = lock(&waiting).pop();
+                    let Some((index, row)) = next else { break };
+                    let outcome = run(row);
+                    lock(&done).insert(index, outcome);
+                }
+            });
+        }
+    });
+    std::mem::take(&mut *lock(&done)).into_values().collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn run_row(row: &'static Row, qemu: &Qemu, kernels: &BTreeMap<&str, Kernel>, built: &Built, folder: &Path) -> Outcome {
+    let started = Instant::now();
+    let result = match &row.place {
+        Place::Machine { series, words } => in_machine(row, qemu, &kernels[series], words, built, folder),
+        Place::Here(wrapper) => here(row, *wrapper, built),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    match result {
+        Ok((kernel, verdicts)) => Outcome { row: row.name, kernel, seconds, verdicts, broken: None },
+        Err(error) => {
+            let broken = Some(format!("{error:#}"));
+            Outcome { row: row.name, kernel: "?".into(), seconds, verdicts: BTreeMap::new(), broken }
+        }
+    }
+}
+
+type Told = (String, BTreeMap<String, verdict::Verdict>);
+
+fn in_machine(row: &Row, qemu: &Qemu, kernel: &Kernel, words: &str, built: &Built, folder: &Path) -> Result<Told> {
+    let path = folder.join(format!("{}.cpio", row.name));
+    fs::write(&path, root_of(row, kernel, built, None)?)?;
+    let log = folder.join(format!("{}.log", row.name));
+    let said = qemu.run(kernel, &path, words, &log)?;
+    ensure!(said.contains("@@DONE"), "the machine ended before its checks did: see {}", log.display());
+    let release = said.lines().find_map(|line| line.strip_prefix("@@KERNEL ")).context("no @@KERNEL")?;
+    let mut verdicts = BTreeMap::new();
+    for harness in HARNESSES {
+        let part = between(&said, harness.name).with_context(|| format!("nothing from {}", harness.name))?;
+        verdicts.extend(verdict::read(harness.name, part));
+    }
+    if verdicts.values().all(|verdict| !matches!(verdict, verdict::Verdict::Failed(_))) {
+        // Kept where something failed.
+        fs::remove_file(&log)?;
+    }
+    fs::remove_file(&path)?;
+    Ok((release.to_owned(), verdicts))
+}
+
+/// What stands between a harness's marks.
+fn between<'a>(said: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = said.split_once(&format!("@@BEGIN {name}\n"))?;
+    rest.split_once(&format!("@@END {name} ")).map(|(part, _)| part)
+}
+
+/// The root file system of a machine.
+fn root_of(row: &Row, kernel: &Kernel, built: &Built, busybox: Option<&Path>) -> Result<Vec<u8>> {
+    let mut archive = Initramfs::default();
+    for folder in ["dev", "proc", "sys", "tmp", "run", "bin", "etc"] {
+        archive.folder(folder);
+    }
+    archive.device("dev/console", 5, 1);
+    let needed = |name: &str| busybox.is_some() || HARNESSES.iter().any(|harness| harness.programs.contains(&name));
+    for (name, path) in built.programs.iter().filter(|(name, _)| needed(name)) {
+        archive.file(&format!("bin/{name}"), &fs::read(path)?);
+    }
+    let mut jobs = String::new();
+    for (harness, path) in HARNESSES.iter().zip(&built.harnesses) {
+        archive.file(&format!("bin/test-{}", harness.name), &fs::read(path)?);
+        jobs += &format!("{0} /bin/test-{0} {1}\n", harness.name, harness.arguments().join(" "));
+    }
+    if let Some(busybox) = busybox {
+        archive.file("bin/busybox", &fs::read(busybox)?);
+        archive.file("bin/shell", b"#!/bin/busybox sh\n/bin/busybox --install /bin\nexec sh\n");
+        jobs = "shell /bin/shell\n".into();
+    }
+    archive.file("init", &fs::read(built.programs.get("vm_init").context("no vm_init")?)?);
+    archive.file("kernel-config", &fs::read(&kernel.config)?);
+    let environment: String = environment(row, Path::new("/bin"), Path::new("/kernel-config"))
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect();
+    archive.file("environment", environment.as_bytes());
+    archive.file("jobs", jobs.as_bytes());
+    Ok(archive.finish())
+}
+
+/// What tests are told: where the programs are, what this kernel was built with, what must be usable.
+fn environment(row: &Row, programs: &Path, config: &Path) -> Vec<(&'static str, String)> {
+    vec![
+        ("PATH", "/bin:/usr/bin:/sbin:/usr/sbin".into()),
+        ("RUST_BACKTRACE", "0".into()),
+        ("PIPEWARDEN_TEST_BIN_DIR", programs.display().to_string()),
+        ("PIPEWARDEN_TEST_KERNEL_CONFIG", config.display().to_string()),
+        ("PIPEWARDEN_TEST_USABLE", row.usable.join(",")),
+        ("PIPEWARDEN_TEST_UNUSABLE", row.unusable.join(",")),
+    ]
+}
+
+fn here(row: &Row, wrapper: fn(&Path) -> Command, built: &Built) -> Result<Told> {
+    let programs = checks::folder_of(built).context("no programs were built")?;
+    let mut verdicts = BTreeMap::new();
+    for (harness, path) in HARNESSES.iter().zip(&built.harnesses) {
+        let mut command = wrapper(path);
+        command.args(harness.arguments()).stdin(Stdio::null());
+        command.envs(environment(row, programs, Path::new("/proc/config.gz")));
+        let (mut reader, writer) = std::io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", row.name))?;
+        drop(command); // its copies of the pipe's write end
+        let mut said = String::new();
+        reader.read_to_string(&mut said)?;
+        let status = child.wait()?;
+        let read = verdict::read(harness.name, &said);
+        ensure!(!read.is_empty(), "{} {status}: {}", harness.name, said.trim());
+        verdicts.extend(read);
+    }
+    Ok((output(Command::new("uname").arg("-r"))?.trim().to_owned(), verdicts))
+}
+
+fn shell(
+    store: &mut Store,
+    qemu: &Qemu,
+    kernels: &BTreeMap<&str, Kernel>,
+    rows: &[&Row],
+    built: &Built,
+    folder: &Path,
+) -> Result<()> {
+    let [row] = rows else { bail!("name the one kernel to boot, such as 6.12") };
+    let Place::Machine { series, words } = &row.place else { bail!("{} is this machine: it has a shell", row.name) };
+    let path = folder.join("shell.cpio");
+    let busybox = store.busybox()?;
+    fs::write(&path, root_of(row, &kernels[series], built, Some(&busybox))?)?;
+    qemu.shell(&kernels[series], &path, words)
+}
