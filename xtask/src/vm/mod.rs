@@ -182,8 +182,8 @@ fn root_of(row: &Row, kernel: &Kernel, built: &Built, busybox: Option<&Path>) ->
     }
     if let Some(busybox) = busybox {
         archive.file("bin/busybox", &fs::read(busybox)?);
-        archive.file("bin/shell", b"#!/bin/busybox sh\n/bin/busybox --install /bin\nexec sh\n");
-        jobs = "shell /bin/shell\n".into();
+        archive.file("bin/shell", b"/bin/busybox --install /bin\nexec sh\n");
+        jobs = "shell /bin/busybox sh /bin/shell\n".into();
     }
     archive.file("init", &fs::read(built.programs.get("vm_init").context("no vm_init")?)?);
     archive.file("kernel-config", &fs::read(&kernel.config)?);
