@@ -53,6 +53,13 @@ pub fn on_pipe(pid: i32, pipe: &impl AsFd) -> Vec<OnPipe> {
     found
 }
 
+/// The processes that have this pipe at all, without ourselves.
+#[must_use]
+pub fn holders(pipe: &impl AsFd) -> Vec<i32> {
+    let us = i32::try_from(std::process::id()).unwrap();
+    everybody().into_iter().filter(|pid| *pid != us && !on_pipe(*pid, pipe).is_empty()).collect()
+}
+
 /// How many descriptors the first thread's table has; `/proc/PID/fd` is that table.
 #[must_use]
 pub fn descriptors(pid: i32) -> usize {
@@ -74,6 +81,38 @@ pub fn stat(pid: i32, field: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(") ")?;
     after_name.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
+}
+
+/// Every process that we can see.
+#[must_use]
+pub fn everybody() -> Vec<i32> {
+    entries("/proc").into_iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect()
+}
+
+/// The processes of a session.
+#[must_use]
+pub fn session(leader: i32) -> Vec<i32> {
+    everybody().into_iter().filter(|pid| stat(*pid, 6) == Some(leader.to_string())).collect()
+}
+
+/// A process's name, as the kernel has it; empty when it is gone.
+#[must_use]
+pub fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// Whether a process is a program of this name that waits for a key of its terminal.
+#[must_use]
+pub fn reads_keys(pid: i32, name: &str) -> bool {
+    let syscall = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let mut words = syscall.split(' ');
+    let number = words.next().and_then(|word| word.parse::<i64>().ok());
+    let fd = words.next().and_then(|word| i32::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    let on_terminal = fd.is_some_and(|fd| {
+        fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|path| path.starts_with("/dev/pts") || path.starts_with("/dev/tty"))
+    });
+    self::name(pid) == name && number == Some(libc::SYS_read) && on_terminal
 }
 
 /// How long a process computed, also one that ended and was not waited for.

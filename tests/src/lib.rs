@@ -14,16 +14,20 @@
 #![allow(clippy::missing_panics_doc, reason = "every function of the harness panics when its test has failed")]
 
 pub mod binaries;
+pub mod container;
 pub mod deadline;
 pub mod explain;
 pub mod fixture;
 pub mod kernel;
+pub mod packages;
 pub mod process;
 pub mod reader;
 pub mod report;
 pub mod row;
 pub mod run;
 pub mod session;
+pub mod shape;
 pub mod skip;
 pub mod stage;
 pub mod terminal;
+pub mod tracer;

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::binaries::{UNDER_TEST, binary};
+use crate::deadline::Deadline;
+use crate::kernel;
 use crate::stage::Stage;
 use crate::terminal::{Guest, Screen, Terminal};
 
@@ -16,8 +18,14 @@ pub enum Settled {
     At(&'static str),
     /// The screen shows this somewhere.
     Shows(&'static str),
+    /// The screen shows this, and the pager waits for a key: one that comes while it still gets ready
+    /// to wait would be answered after the next.
+    Pages(&'static str),
+    /// The row with the cursor reads so, and all of the job is stopped: who only is about to stop
+    /// could still take the next key from the shell.
+    Suspended(&'static str),
 }
-pub use Settled::{At, Shows};
+pub use Settled::{At, Pages, Shows, Suspended};
 
 /// What the user does, and then waits for.
 pub type Step = (Do, Settled);
@@ -106,6 +114,22 @@ impl<'a> Session<'a> {
         if let Err(screen) = self.terminal.until(|screen| settled.is(screen)) {
             panic!("no {settled:?} on the screen:\n{screen}");
         }
+        self.rests(settled);
+    }
+
+    /// What the screen does not show of having settled.
+    fn rests(&self, settled: Settled) {
+        let shell = self.shell.process.pid;
+        let others = || kernel::session(shell).into_iter().filter(|pid| *pid != shell);
+        let rests = || match settled {
+            Pages(_) => others().any(|pid| kernel::reads_keys(pid, "less")),
+            // The witness that tells signals to us from those to our group is stopped by none of them.
+            Suspended(_) => others().all(|pid| {
+                kernel::stat(pid, 3).is_none_or(|state| state == "T") || kernel::name(pid) == "pipewarden-mate"
+            }),
+            At(_) | Shows(_) => true,
+        };
+        assert!(Deadline::patient().until(rests), "{settled:?} does not come:\n{}", self.terminal.screen());
     }
 
     /// Without what differs between any two sessions: process ids and the folder's name.
@@ -125,8 +149,8 @@ impl<'a> Session<'a> {
 impl Settled {
     fn is(self, screen: &Screen<'_>) -> bool {
         match self {
-            At(text) => screen.before_the_cursor() == text,
-            Shows(text) => screen.text().contains(text),
+            At(text) | Suspended(text) => screen.before_the_cursor() == text,
+            Shows(text) | Pages(text) => screen.text().contains(text),
         }
     }
 }
@@ -150,16 +174,22 @@ pub fn same_without_us(options: &[&str], prepare: impl Fn(&Stage), steps: &[Step
         let same = session.terminal.until(|screen| session.redacted(&screen.text()) == *expected && settled.is(screen));
         if let Err(screen) = same {
             let screen = session.redacted(&screen);
-            let _ = Command::new("sh").args(["-c", "ps -eo pid,ppid,pgid,sid,tpgid,stat,wchan:20,args --forest | grep -B2 -A12 'bash --nopro'; for p in $(pgrep -f 'pipewarden-under-test run'); do grep -E 'Sig|Shd' /proc/$p/status; done"]).status(); // DEBUG
             panic!("after {what:?} with pipewarden:\n{screen}\n--- without:\n{expected}");
         }
+        session.rests(*settled);
     }
     expected
 }
 
-/// A recording of a session: what was done, and the screen after it.
-#[must_use]
-pub fn recording(steps: &[Step], screens: &[String]) -> String {
+/// Overwrites the recordings instead of comparing with them.
+const RECORD: &str = "PIPEWARDEN_RECORD";
+
+/// Compares a session with its recording in `docs/sessions`: what was done, and the screen after it.
+///
+/// # Panics
+///
+/// When they differ.
+pub fn is_as_recorded(name: &str, steps: &[Step], screens: &[String]) {
     let mut text = String::new();
     for ((what, _), screen) in steps.iter().zip(screens) {
         let _ = match what {
@@ -168,5 +198,11 @@ pub fn recording(steps: &[Step], screens: &[String]) -> String {
         };
         let _ = writeln!(text, "{screen}");
     }
-    text
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sessions/").to_owned() + name;
+    if std::env::var_os(RECORD).is_some() {
+        std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sessions")).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, recorded, "not as in {path}; {RECORD}=1 records it anew");
 }

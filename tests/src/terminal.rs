@@ -7,8 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{Winsize, openpty};
+use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::stat::Mode;
 
 use crate::deadline::Deadline;
 use crate::process::Process;
@@ -26,9 +28,20 @@ pub struct Terminal {
     painter: Option<JoinHandle<()>>,
 }
 
+/// The title of the window.
 #[derive(Default)]
+struct Title {
+    title: String,
+}
+
+impl vt100::Callbacks for Title {
+    fn set_window_title(&mut self, _: &mut vt100::Screen, title: &[u8]) {
+        self.title = String::from_utf8_lossy(title).into_owned();
+    }
+}
+
 struct Glass {
-    parser: Mutex<vt100::Parser>,
+    parser: Mutex<vt100::Parser<Title>>,
     painted: Condvar,
 }
 
@@ -48,25 +61,43 @@ impl Terminal {
     /// An empty one, of 24 rows and 80 columns.
     #[must_use]
     pub fn new() -> Terminal {
-        let size = Winsize { ws_row: SIZE.0, ws_col: SIZE.1, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(Some(&size), None).unwrap();
-        // No program may have it by accident: who holds the master keeps the terminal from hanging up.
-        for fd in [&pair.master, &pair.slave] {
-            nix::fcntl::fcntl(fd, nix::fcntl::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).unwrap();
-        }
-        let glass = Arc::new(Glass::default());
+        // No other program may have it, not even by being forked in this moment: who holds the master
+        // keeps the terminal from hanging up.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = posix_openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = nix::fcntl::open(ptsname_r(&master).unwrap().as_str(), flags, Mode::empty()).unwrap();
+        let master = master.as_fd().try_clone_to_owned().unwrap();
+        set_size(&master, SIZE);
+        let parser = vt100::Parser::new_with_callbacks(SIZE.0, SIZE.1, 0, Title::default());
+        let glass = Arc::new(Glass { parser: Mutex::new(parser), painted: Condvar::new() });
         let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let painter = std::thread::spawn({
-            let (glass, master) = (Arc::clone(&glass), pair.master.try_clone().unwrap());
+            let (glass, master) = (Arc::clone(&glass), master.try_clone().unwrap());
             move || paint(&master, &stopped, &glass)
         });
-        Terminal { master: Some(pair.master), slave: pair.slave, glass, stop: Some(stop), painter: Some(painter) }
+        Terminal { master: Some(master), slave, glass, stop: Some(stop), painter: Some(painter) }
     }
 
     /// The side that programs have.
     #[must_use]
     pub fn stream(&self) -> Stdio {
         self.slave.try_clone().unwrap().into()
+    }
+
+    /// The same, as a descriptor.
+    #[must_use]
+    pub fn descriptor(&self) -> OwnedFd {
+        self.slave.try_clone().unwrap()
+    }
+
+    /// Waits until everything that was written is drawn.
+    pub fn settle(&mut self) {
+        const MARK: &str = "\x1b]0;drawn\x07"; // sets the window's title, which takes no place on the screen
+        nix::unistd::write(&self.slave, MARK.as_bytes()).unwrap();
+        let drawn = self.until(|screen| screen.0.callbacks().title == "drawn");
+        assert!(drawn.is_ok(), "the terminal does not draw");
     }
 
     /// Starts a program in a session of its own, whose terminal this is, with all three streams on it.
@@ -124,11 +155,7 @@ impl Terminal {
 
     /// The user changes the size of the window.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let master = self.master.as_ref().unwrap();
-        // SAFETY: TIOCSWINSZ reads a winsize, which is alive for the call.
-        nix::errno::Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
-            .unwrap();
+        set_size(self.master.as_ref().unwrap(), (rows, columns));
         self.glass.parser.lock().unwrap().screen_mut().set_size(rows, columns);
     }
 
@@ -148,9 +175,15 @@ impl Drop for Terminal {
     }
 }
 
+fn set_size(master: &OwnedFd, (rows, columns): (u16, u16)) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize, which is alive for the call.
+    nix::errno::Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).unwrap();
+}
+
 /// A moment of the screen.
 #[derive(Clone, Copy)]
-pub struct Screen<'a>(&'a vt100::Parser);
+pub struct Screen<'a>(&'a vt100::Parser<Title>);
 
 impl Screen<'_> {
     /// A line per row, without blanks at the ends.
@@ -168,7 +201,7 @@ impl Screen<'_> {
     }
 }
 
-fn contents(parser: &vt100::Parser) -> String {
+fn contents(parser: &vt100::Parser<Title>) -> String {
     let rows = parser.screen().rows(0, u16::MAX);
     let lines: Vec<String> = rows.map(|row| row.trim_end().to_owned()).collect();
     let mut text = lines.join("\n");

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
 
 use pipewarden_tests::binaries::binary;
-use pipewarden_tests::session::{At, Press, Resize, Session, Shows, same_without_us};
+use pipewarden_tests::session::{At, Pages, Press, Resize, Session, Shows, Suspended, is_as_recorded, same_without_us};
 use pipewarden_tests::stage::Stage;
 
 /// The longest that a session waits before a SIGKILL that it must not see.
@@ -28,7 +28,7 @@ fn ctrl_c_ends_the_command_and_the_shell_says_130() {
         PATIENT,
         nothing,
         &[
-            (Press("./w cat\r"), At("")),
+            (Press("./w sh -c 'echo ready; exec cat'\r"), Shows("\nready")),
             (Press("hello\r"), Shows("hello\nhello")),
             (Press("\x03"), At("3$ ")),
             (Press("echo $?\r"), At("4$ ")),
@@ -86,11 +86,11 @@ fn ctrl_z_then_fg() {
         PATIENT,
         nothing,
         &[
-            (Press("./w cat\r"), At("")),
+            (Press("./w sh -c 'echo ready; exec cat'\r"), Shows("\nready")),
             (Press("one\r"), Shows("one\none")),
-            (Press("\x1a"), At("3$ ")),
+            (Press("\x1a"), Suspended("3$ ")),
             (Press("echo $?; jobs\r"), At("4$ ")),
-            (Press("fg\r"), Shows("$ fg\n./w cat")),
+            (Press("fg\r"), Shows("$ fg\n./w sh -c 'echo ready; exec cat'")),
             (Press("two\r"), Shows("two\ntwo")),
             (Press("\x04"), At("5$ ")),
             (Press("echo $?\r"), At("6$ ")),
@@ -105,7 +105,7 @@ fn ctrl_z_then_bg_and_kill() {
         nothing,
         &[
             (Press("./w sh -c 'echo here; exec sleep 100'\r"), Shows("\nhere")),
-            (Press("\x1a"), At("3$ ")),
+            (Press("\x1a"), Suspended("3$ ")),
             (Press("bg\r"), At("4$ ")),
             (Press("jobs\r"), At("5$ ")),
             (Press("kill %1; wait %1\r"), At("6$ ")),
@@ -197,37 +197,33 @@ fn raw_mode() {
 
 #[test]
 fn a_pager_suspended_and_continued() {
-    same_without_us(
-        PATIENT,
-        book,
-        &[
-            (Press("./w less book\r"), Shows("line 23")),
-            (Press(" "), Shows("line 46")),
-            (Press("\x1a"), At("3$ ")),
-            (Press("jobs\r"), At("4$ ")),
-            (Press("fg\r"), Shows("line 46")),
-            (Press(" "), Shows("line 69")),
-            (Press("q"), At("5$ ")),
-            (Press("echo $?\r"), At("6$ ")),
-        ],
-    );
+    let steps = [
+        (Press("./w less book\r"), Pages("line 23")),
+        (Press(" "), Pages("line 46")),
+        (Press("\x1a"), Suspended("3$ ")),
+        (Press("jobs\r"), At("4$ ")),
+        (Press("fg\r"), Pages("line 46")),
+        (Press(" "), Pages("line 69")),
+        (Press("q"), At("5$ ")),
+        (Press("echo $?\r"), At("6$ ")),
+    ];
+    let screens = same_without_us(PATIENT, book, &steps);
+    is_as_recorded("pager.txt", &steps, &screens);
 }
 
 #[test]
 fn a_command_beside_a_pager() {
-    same_without_us(
-        PATIENT,
-        book,
-        &[
-            (Press("./w cat book | less\r"), Shows("line 23\n:")),
-            (Press(" "), Shows("line 46\n:")),
-            (Press("\x1a"), At("3$ ")),
-            (Press("jobs\r"), At("4$ ")),
-            (Press("fg\r"), Shows("line 46\n:")),
-            (Press("q"), At("5$ ")),
-            (Press("echo ${PIPESTATUS[@]}\r"), At("6$ ")),
-        ],
-    );
+    let steps = [
+        (Press("./w cat book | less\r"), Pages("line 23\n:")),
+        (Press(" "), Pages("line 46\n:")),
+        (Press("\x1a"), Suspended("3$ ")),
+        (Press("jobs\r"), At("4$ ")),
+        (Press("fg\r"), Pages("line 46\n:")),
+        (Press("q"), At("5$ ")),
+        (Press("echo ${PIPESTATUS[@]}\r"), At("6$ ")),
+    ];
+    let screens = same_without_us(PATIENT, book, &steps);
+    is_as_recorded("pipeline.txt", &steps, &screens);
 }
 
 #[test]
@@ -236,9 +232,9 @@ fn a_command_that_has_more_than_the_pager_wants() {
         PATIENT,
         nothing,
         &[
-            (Press("./w yes | less\r"), Shows("y\n:")),
-            (Press("\x1a"), At("3$ ")),
-            (Press("fg\r"), Shows("y\n:")),
+            (Press("./w yes | less\r"), Pages("y\n:")),
+            (Press("\x1a"), Suspended("3$ ")),
+            (Press("fg\r"), Pages("y\n:")),
             (Press("q"), At("4$ ")),
             (Press("fg; ./w yes | head -1; echo ${PIPESTATUS[@]}\r"), At("5$ ")),
         ],
@@ -267,11 +263,11 @@ fn a_command_that_suspends_itself() {
 fn ctrl_z_in_a_script() {
     same_without_us(
         PATIENT,
-        |stage| std::fs::write(stage.path("script"), "./w cat\necho cat said $?\n").unwrap(),
+        |stage| std::fs::write(stage.path("script"), "./w sh -c 'echo ready; exec cat'\necho cat said $?\n").unwrap(),
         &[
-            (Press("sh script\r"), At("")),
+            (Press("sh script\r"), Shows("\nready")),
             (Press("one\r"), Shows("one\none")),
-            (Press("\x1a"), At("3$ ")),
+            (Press("\x1a"), Suspended("3$ ")),
             (Press("fg\r"), Shows("$ fg\nsh script")),
             (Press("two\r"), Shows("two\ntwo")),
             (Press("\x04"), At("4$ ")),

@@ -200,6 +200,9 @@ impl Run {
             Ok(options) => options,
             Err(error) => return super::usage_error(&error),
         };
+        if let Some(caution) = run::caution(&options) {
+            super::print::complain(&caution);
+        }
         let code = match run::run(&options) {
             Ok(Finished::Supervised(report, failed, dies_by)) => {
                 print(&report, &options);

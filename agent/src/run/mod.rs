@@ -30,6 +30,7 @@ use options::{Options, Stdin};
 pub use pump::DownstreamFailed;
 use pump::Pump;
 use relay::Role;
+pub use relay::caution;
 use report::Report;
 use signals::Signals;
 pub use signals::die_by;

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
+use super::options::Options;
 use super::reap;
 use super::signals::{self, Signals};
 use super::terminal;
@@ -26,6 +27,16 @@ pub enum Role {
     Supervisor(Option<i32>),
     /// The one that stood in front, with how the supervisor ended: nothing is left to do.
     Relay(ExitStatus),
+}
+
+/// What is to be said at the start to who asks pid 1 for what it cannot give, if there is something.
+#[must_use]
+pub fn caution(options: &Options) -> Option<&'static str> {
+    let promised = nix::unistd::getpid().as_raw() == 1 && !options.keep.is_empty();
+    promised.then_some(
+        "as pid 1 it takes its whole pid namespace with it, so --keep spares only until it exits; \
+         to let a process live longer, start it outside",
+    )
 }
 
 /// Forks where that is needed. Must be called before there is a second thread.

@@ -17,9 +17,10 @@ pub enum Kind {
     Closed,
     /// A pipe or FIFO.
     Pipe,
-    /// A socket.
+    /// A socket of bytes.
     Socket,
-    /// A terminal, regular file or device: no reader waits for its EOF.
+    /// A terminal, regular file or device: no reader waits for its EOF. A socket of messages: a pipe
+    /// would not keep them apart.
     Other,
 }
 
@@ -55,7 +56,7 @@ impl Plan {
         let (out, err) = (kind(1)?, kind(2)?);
         let stdout = treatment(stdio, 1, out)?;
         let mut stderr = treatment(stdio, 2, err)?;
-        if !split && stdout == Treatment::Pumped && stderr == Treatment::Pumped && same_description(1, 2) {
+        if !split && stdout == Treatment::Pumped && stderr == Treatment::Pumped && one_destination(out) {
             stderr = Treatment::SharedWithStdout;
         }
         Ok(Plan { stdout, stderr })
@@ -109,9 +110,14 @@ pub fn kind(fd: RawFd) -> io::Result<Kind> {
     }
     Ok(match fstat(standard(fd))?.st_mode & libc::S_IFMT {
         libc::S_IFIFO => Kind::Pipe,
-        libc::S_IFSOCK => Kind::Socket,
+        libc::S_IFSOCK if is_stream(fd) => Kind::Socket,
         _ => Kind::Other,
     })
+}
+
+fn is_stream(fd: RawFd) -> bool {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    getsockopt(&standard(fd), sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream)
 }
 
 /// The identity of the pipe or FIFO behind a descriptor.
@@ -128,18 +134,21 @@ pub fn pipe_behind(fd: BorrowedFd<'_>) -> io::Result<Pipe> {
     Ok(Pipe { id: PipeId { dev: stat.st_dev, ino: stat.st_ino }, kind })
 }
 
-/// Whether two descriptors of ours are one open file description.
-fn same_description(a: RawFd, b: RawFd) -> bool {
+/// Whether what is written to 1 and to 2 arrives in the order of the writes, both being of this kind.
+fn one_destination(kind: Kind) -> bool {
     const KCMP_FILE: libc::c_int = 0; // include/uapi/linux/kcmp.h
-    let us = nix::unistd::getpid().as_raw();
-    // SAFETY: kcmp(2) takes five integers and touches no memory of ours.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, us, us, KCMP_FILE, a, b) };
-    if order >= 0 {
-        return order == 0;
+    if matches!(kind, Kind::Other | Kind::Closed) {
+        // A file has a position in each of its descriptions, and only one of them makes an order.
+        let us = nix::unistd::getpid().as_raw();
+        // SAFETY: kcmp(2) takes five integers and touches no memory of ours.
+        let order = unsafe { libc::syscall(libc::SYS_kcmp, us, us, KCMP_FILE, 1, 2) };
+        if order >= 0 {
+            return order == 0;
+        }
+        // No kcmp here (a seccomp filter, or CONFIG_KCMP is off): one file is near enough.
     }
-    // No kcmp here (a seccomp filter, or CONFIG_KCMP is off): one pipe or socket is near enough,
-    // because what is written to it arrives in the order of the writes either way.
-    match (fstat(standard(a)), fstat(standard(b))) {
+    // A pipe or socket is one queue, however often it was opened.
+    match (fstat(standard(1)), fstat(standard(2))) {
         (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
         _ => false,
     }

@@ -30,6 +30,9 @@ use crate::process::children;
 /// that comes later is only asked for again.
 const SCAN_BOUND: Duration = Duration::from_secs(2);
 
+/// Requests to end that come so closely are one: timeout(1) signals us, and then our whole group.
+const ONE_REQUEST: Duration = Duration::from_millis(20);
+
 /// What a run is made of, once its command is started.
 pub struct Run {
     /// Signals to us.
@@ -56,8 +59,9 @@ pub struct Supervisor<'a> {
     /// What the home group's other members are to be sent, once it is known who they are.
     for_members: Option<Signal>,
     asked: Option<Asked>,
-    /// How often we were asked to end by a signal.
+    /// How often we were asked to end by a signal, and when last.
     requests: u32,
+    last_request: Option<Instant>,
     ending: Option<Ending>,
     journal: Journal,
     /// The last signal that a key of the terminal sent.
@@ -127,6 +131,7 @@ impl<'a> Supervisor<'a> {
             for_members: None,
             asked: None,
             requests: 0,
+            last_request: None,
             ending: None,
             journal,
             key: None,
@@ -278,7 +283,7 @@ impl<'a> Supervisor<'a> {
     fn signal_home(&mut self, signal: i32) {
         self.signal_command(signal, true);
         if signal != libc::SIGKILL {
-            // A stopped process handles its signal only once it runs again.
+            // Who is stopped handles its signal only once it runs again.
             self.signal_command(libc::SIGCONT, true);
         }
         if !self.run.own_group {
@@ -431,11 +436,13 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let timeout = TimeSpec::from_duration(until.saturating_duration_since(self.now()));
-        match ppoll(&mut fds, Some(timeout), None) {
+        let timeout = until.saturating_duration_since(self.now());
+        let asleep = Instant::now();
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let slept = asleep.elapsed();
         let signalled = fds[0].any().unwrap_or(true);
         let said: Vec<(usize, PollFlags)> =
             ways.iter().filter_map(|(pump, at)| Some((*pump, fds[*at].revents()?))).collect();
@@ -444,7 +451,10 @@ impl<'a> Supervisor<'a> {
             self.run.pumps[pump].downstream_said(flags);
         }
         if signalled {
-            self.take_signals()?;
+            if self.take_signals()? && slept > timeout {
+                // SIGSTOP, which nobody sees coming, had us stopped when a clock ran out.
+                self.stopped += slept;
+            }
             self.stop_with_the_command()?;
         }
         self.take_answer();
@@ -465,29 +475,40 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn take_signals(&mut self) -> io::Result<()> {
+    /// Takes the signals that came; whether SIGCONT was one of them.
+    fn take_signals(&mut self) -> io::Result<bool> {
         // Read first, looked at for exits next: a SIGCHLD that comes later is still to be read.
         let mut taken = Vec::new();
         while let Some(arrival) = self.run.signals.next()? {
             taken.push(arrival);
         }
-        // And exits before requests: one that comes with the command's exit comes too late for it.
-        self.take_exits()?;
-        for arrival in taken {
-            let signal = arrival.signal;
-            if signal == libc::SIGCHLD {
-                continue;
-            }
-            if arrival.from_the_terminal {
-                self.key = Some(signal);
-            }
-            self.forward(arrival);
-            // A command that shares our group decides for both of us: see `stop_with_the_command`.
-            if signals::is_stop(signal) && (self.run.own_group || self.status.is_some()) {
-                self.stop_by(signal);
-            }
+        let continued = taken.iter().any(|arrival| arrival.signal == libc::SIGCONT);
+        // And exits before requests: one that comes with the command's exit comes too late for it. But
+        // what was sent to our whole group may be what it died of.
+        let (to_both, to_us): (Vec<_>, Vec<_>) = taken.into_iter().partition(|arrival| arrival.to_the_group);
+        for arrival in to_both {
+            self.take_signal(arrival);
         }
-        Ok(())
+        self.take_exits()?;
+        for arrival in to_us {
+            self.take_signal(arrival);
+        }
+        Ok(continued)
+    }
+
+    fn take_signal(&mut self, arrival: Arrival) {
+        let signal = arrival.signal;
+        if signal == libc::SIGCHLD {
+            return;
+        }
+        if arrival.from_the_terminal {
+            self.key = Some(signal);
+        }
+        self.forward(arrival);
+        // A command that shares our group decides for both of us: see `stop_with_the_command`.
+        if signals::is_stop(signal) && (self.run.own_group || self.status.is_some()) {
+            self.stop_by(signal);
+        }
     }
 
     /// Job control stopped the command: whoever waits for us is to see that.
@@ -531,6 +552,10 @@ impl<'a> Supervisor<'a> {
             if !to_the_group {
                 self.signal_command(rewritten, signals::is_for_the_group(signal));
             }
+            return;
+        }
+        let now = self.now();
+        if self.last_request.replace(now).is_some_and(|last| now.saturating_duration_since(last) < ONE_REQUEST) {
             return;
         }
         self.requests += 1;

@@ -1,5 +1,7 @@
 //! A run that is told to end: by a timeout, by silence, by a signal. It ends the whole lineage.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::fixture::{COMMAND, GATE, HOLDER};
@@ -156,11 +158,37 @@ fn a_second_term_kills() {
     let run = run.fixture("tell_signals", ["SIGUSR1"]).start();
     let _ = stage.wait("ready");
     run.signal(Signal::SIGTERM);
-    let _ = stage.wait("SIGTERM"); // so that the second is not merged with the first
-    run.signal(Signal::SIGTERM);
+    let _ = stage.wait("SIGTERM");
+    // What follows the first too closely is no second request.
+    let insist = || {
+        run.signal(Signal::SIGTERM);
+        run.process.dies(Deadline::after(Duration::from_millis(50)))
+    };
+    assert!(Deadline::patient().until(insist));
     let ended = run.end();
     assert_eq!(ended.code(), 128 + 9, "{}", ended.stderr.text());
     assert_eq!(ended.report().ended_for(), "signal");
+}
+
+/// timeout(1) signals us, and then our whole group, in which we are: that is not asking twice.
+#[test]
+fn two_terms_at_once_are_one_request() {
+    let stage = Stage::new();
+    let run = Run::on(&stage).options(["--kill-after", "10m", "--max-drain", "20m"]).wrapped_in(["timeout", "1"]);
+    let ended = run.fixture("tell_signals", ["SIGTERM", "--exit", "7"]).end();
+    assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
+    assert_eq!((ended.report().code, ended.stdout.text()), (Some(7), "SIGTERM\n".to_owned()));
+    // As closely, but never merged with the first by the kernel.
+    let stage = Stage::new();
+    let run = Run::on(&stage).options(["--kill-after", "10m", "--max-drain", "20m"]);
+    let run = run.fixture("tell_signals", ["SIGUSR1", "--exit", "7"]).start();
+    let _ = stage.wait("ready");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        run.signal(signal);
+    }
+    let _ = stage.wait("SIGCONT"); // which comes with the first signal of an ending
+    run.signal(Signal::SIGUSR1);
+    assert_eq!(run.end().code(), 7);
 }
 
 #[test]
