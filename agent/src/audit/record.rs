@@ -267,6 +267,13 @@ impl From<Time> for String {
     }
 }
 
+/// For people, to the millisecond.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0)
+    }
+}
+
 /// The JSON Schema of a record, made from these types: of a record as it is written, in which nothing
 /// is left out that has no reason to be.
 #[must_use]

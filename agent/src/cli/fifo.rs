@@ -8,14 +8,25 @@ use super::explained::{self, Bounds, footer, json};
 use super::holders::{name, rows};
 use crate::explain::fifo::{Closed, Status, find, release, status};
 use crate::explain::machine::Machine;
+use crate::run::fifo::{self as owned, Ask, owner};
 
-/// Say who is at a FIFO, or release those who wait to open it
+/// Say who is at a FIFO, close one that a run owns, or release those who wait to open it
 #[derive(Debug, clap::Subcommand)]
 pub enum Fifo {
     /// Who reads, who writes, who waits to open it, and what is inside
     Status(At),
-    /// Open and close the end that blocked openers wait for; nobody is signalled
+    /// Close a FIFO that a run owns; of any other one open and close the end that blocked openers wait
+    /// for. Nobody is signalled
     Close(At),
+}
+
+/// What is told: what can be seen of any FIFO, and what the run says that owns it.
+#[derive(serde::Serialize)]
+struct Answer<T> {
+    #[serde(flatten)]
+    seen: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<owned::Status>,
 }
 
 /// Which FIFO.
@@ -40,16 +51,19 @@ impl Fifo {
         match self {
             Fifo::Status(at) => explained::answer(at.bounds, |teller| {
                 let (path, fifo) = find(&at.path)?;
+                let owner = ask(&path, Ask::Status)?;
                 let machine = machine(teller.halfway)?;
                 for full in [false, true] {
-                    let status = status(&path, fifo, &machine, full);
-                    teller.answer(&if at.json { json(&status)? } else { text(&status) });
+                    let answer = Answer { seen: status(&path, fifo, &machine, full), owner: owner.clone() };
+                    let told = || text(&answer.seen) + &owner_text(answer.owner.as_ref());
+                    teller.answer(&if at.json { json(&answer)? } else { told() });
                 }
                 Ok(())
             }),
             Fifo::Close(at) => explained::answer(at.bounds, |teller| {
-                let closed = close(&at.path, teller.halfway)?;
-                teller.answer(&if at.json { json(&closed)? } else { closed_text(&closed) });
+                let answer = close(&at.path, teller.halfway)?;
+                let told = || closed_text(&answer.seen) + &owner_text(answer.owner.as_ref());
+                teller.answer(&if at.json { json(&answer)? } else { told() });
                 Ok(())
             }),
         }
@@ -60,12 +74,44 @@ fn machine(deadline: std::time::Instant) -> Result<Machine, String> {
     Machine::look(deadline).map_err(|error| format!("/proc cannot be read: {error}"))
 }
 
-fn close(path: &Path, deadline: std::time::Instant) -> Result<Closed, String> {
+/// Asks the run that owns the FIFO, if one does.
+fn ask(path: &Path, what: Ask) -> Result<Option<owned::Status>, String> {
+    let answer = owner(path).map(|owner| owner.ask(what)).transpose();
+    answer.map_err(|error| format!("the run that owns {} does not answer: {error}", path.display()))
+}
+
+/// What the owner says, for people.
+fn owner_text(owner: Option<&owned::Status>) -> String {
+    let Some(owner) = owner else { return String::new() };
+    let state = match (&owner.closed_at, &owner.closed_because) {
+        (Some(at), Some(why)) => format!("closed at {at}: {why}"),
+        _ if owner.open => "open".to_owned(),
+        _ => "closed".to_owned(),
+    };
+    let (taken, waiting) = (owner.bytes_taken, owner.bytes_waiting);
+    let mut text = format!(
+        "owned by pipewarden ({}) since {}, {state}; {taken} bytes taken, {waiting} not read by the command yet\n",
+        owner.pid, owner.opened_at
+    );
+    for (what, who) in [("writes", &owner.writers), ("reads", &owner.readers)] {
+        for one in who {
+            text.push_str(&format!("{} ({}) {what} since {}\n", one.comm, one.pid, one.since));
+        }
+    }
+    text
+}
+
+fn close(path: &Path, deadline: std::time::Instant) -> Result<Answer<Closed>, String> {
     let (path, fifo) = find(path)?;
+    if let Some(owner) = ask(&path, Ask::Close)? {
+        let did = vec![format!("asked pipewarden ({}), which owns it, to close it", owner.pid)];
+        let left = status(&path, fifo, &machine(deadline)?, true);
+        return Ok(Answer { seen: Closed { did, released: Vec::new(), left }, owner: Some(owner) });
+    }
     let before = status(&path, fifo, &machine(deadline)?, true);
     let (did, released) = release(&path, fifo, &before, PATIENCE)?;
     let left = status(&path, fifo, &machine(deadline)?, true);
-    Ok(Closed { did, released, left })
+    Ok(Answer { seen: Closed { did, released, left }, owner: None })
 }
 
 fn text(status: &Status) -> String {

@@ -5,6 +5,7 @@ pub mod doctor;
 mod explained;
 pub mod fifo;
 pub mod holders;
+mod lifecycle;
 pub mod print;
 pub mod run;
 mod value;

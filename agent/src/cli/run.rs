@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
+use super::lifecycle::{self, Agent, Beside};
 use super::value::{self, Bound};
 use crate::audit::Target;
 use crate::ownership::keep::Keep;
@@ -67,9 +68,9 @@ pub struct Run {
     /// Two pipes even where our stdout and stderr are one
     #[arg(long)]
     split: bool,
-    /// Where the command's standard input comes from: inherit or null
-    #[arg(long, value_name = "FROM", default_value = "inherit")]
-    stdin: StdinArg,
+    /// Where the command's standard input comes from: inherit, null, or fifo:PATH, which is made if need be
+    #[arg(long, value_name = "FROM", default_value = "inherit", value_parser = lifecycle::stdin)]
+    stdin: Stdin,
     /// What answers "who holds this pipe": auto or proc
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
@@ -91,6 +92,8 @@ pub struct Run {
     /// The signal that the command gets when pipewarden dies
     #[arg(short, long, value_name = "SIG", value_parser = value::signal)]
     pdeathsig: Option<Signal>,
+    #[command(flatten)]
+    agent: Agent,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -146,12 +149,6 @@ enum StdioArg {
     Auto,
     Pump,
     Inherit,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StdinArg {
-    Inherit,
-    Null,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -242,12 +239,25 @@ impl Run {
         match self.backend {
             Backend::Auto | Backend::Proc => {}
         }
+        let stdio = match self.stdio {
+            StdioArg::Auto => Stdio::Auto,
+            StdioArg::Pump => Stdio::Pump,
+            StdioArg::Inherit => Stdio::Inherit,
+        };
+        let reap = match self.reap {
+            Whom::Auto => Reap::Auto,
+            Whom::Holders => Reap::Holders,
+            Whom::All => Reap::All,
+        };
+        let idle_timeout = self.idle_timeout.and_then(|idle| idle.resolve(timeout));
+        let lifecycle = self.agent.lifecycle(Beside { idle: idle_timeout.is_some(), stdio, reap })?;
         Ok(Options {
             command: self.command,
             signal: self.signal,
             kill_after: self.kill_after,
             timeout,
-            idle_timeout: self.idle_timeout.and_then(|idle| idle.resolve(timeout)),
+            idle_timeout,
+            lifecycle,
             holder_grace: self.holder_grace,
             max_drain: self.max_drain,
             max_deliver: self.max_deliver.and_then(|bound| bound.0),
@@ -257,26 +267,15 @@ impl Run {
                 WhatOpaque::Report => OnOpaque::Report,
                 WhatOpaque::End => OnOpaque::End,
             },
-            reap: match self.reap {
-                Whom::Auto => Reap::Auto,
-                Whom::Holders => Reap::Holders,
-                Whom::All => Reap::All,
-            },
+            reap,
             keep,
             leak: match self.leak {
                 LeakArg::Pass => Leak::Pass,
                 LeakArg::Fail => Leak::Fail,
             },
-            stdio: match self.stdio {
-                StdioArg::Auto => Stdio::Auto,
-                StdioArg::Pump => Stdio::Pump,
-                StdioArg::Inherit => Stdio::Inherit,
-            },
+            stdio,
             split: self.split,
-            stdin: match self.stdin {
-                StdinArg::Inherit => Stdin::Inherit,
-                StdinArg::Null => Stdin::Null,
-            },
+            stdin: self.stdin,
             report: match self.report {
                 Style::Text => ReportStyle::Text,
                 Style::Json => ReportStyle::Json,

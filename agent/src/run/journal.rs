@@ -1,20 +1,26 @@
 //! Who was seen and what was done: for the report, and for the audit log.
 
+use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::fifo;
 use super::options::Options;
 use super::report::{HolderReport, Report, Roll};
 use crate::act::{self, Ground, Refusal, Warrant};
-use crate::audit::detail::{self, Attached, Degraded, Escape, Exited, Finished, Started};
+use crate::audit::detail::{
+    self, Attached, Degraded, Escape, Exited, FifoUse, Finished, Idle, Restart, Retried, Started,
+};
 use crate::audit::evidence::{Decision, Evidence, PipeSeen, Reason, RunSeen, Scope, Verified};
-use crate::audit::record::{Act, Event};
+use crate::audit::record::{Act, Event, OnFifo};
 use crate::audit::{ACT_WAIT, Log};
 use crate::ownership::{Holder, Lineage};
 use crate::pipe::{Action, EndedFor, ExitStatus, Pipe, ProcessId, Relation, Stream};
 use crate::process::describe::{Description, describe};
+use crate::process::redact;
 use crate::process::stat::Stat;
 
 /// How long a run waits for the end of its log: nothing about logging outlasts an ending.
@@ -28,9 +34,13 @@ pub struct Journal {
     home: i32,
     command: Option<Description>,
     started: Instant,
+    /// When the try was started.
+    began: Instant,
     exit: Option<Instant>,
     first_signal: Option<Instant>,
     ended_for: EndedFor,
+    /// The try, from 1; 0 before the first.
+    attempt: u32,
     withheld: Vec<Pipe>,
     signalled: Vec<Signalled>,
 }
@@ -52,9 +62,11 @@ impl Journal {
             home: 0,
             command: None,
             started: Instant::now(),
+            began: Instant::now(),
             exit: None,
             first_signal: None,
             ended_for: EndedFor::Exit,
+            attempt: 0,
             withheld: Vec::new(),
             signalled: Vec::new(),
         };
@@ -71,6 +83,10 @@ impl Journal {
     pub fn begin(&mut self, command: i32, lines: Vec<(Pipe, Stream)>, lineage: &Lineage) {
         self.lines = lines;
         self.home = lineage.home;
+        self.attempt += 1;
+        self.began = Instant::now();
+        (self.exit, self.first_signal, self.ended_for) = (None, None, EndedFor::Exit);
+        self.withheld.clear();
         if self.log.is_on() {
             self.command = describe(command).ok(); // while it has a program: a zombie has none
         }
@@ -110,14 +126,48 @@ impl Journal {
         self.note_before_act(Event::HolderSignalled(Box::new(act)));
     }
 
+    /// There was no output for so long: the command is about to be ended.
+    pub fn output_idle(&mut self, quiet: Duration, limit: Duration) {
+        let decision = Box::new(Decision::new(Action::Term, Reason::Idle));
+        let detail = Idle { attempt: self.attempt, quiet_us: micros(quiet), limit_us: micros(limit) };
+        self.note(Event::RunOutputIdle { decision, detail });
+    }
+
+    /// Another try is about to begin.
+    pub fn retried(&mut self, ended_for: EndedFor, pause: Duration, start: Restart, command: &[OsString]) {
+        if !self.log.is_on() {
+            return;
+        }
+        let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let detail = Box::new(Retried {
+            attempt: self.attempt + 1,
+            ended_for,
+            backoff_us: micros(pause),
+            start,
+            command: redact::command_line(&words),
+        });
+        self.note(Event::RunRetried { detail });
+    }
+
+    /// Something happened to the FIFO that the run owns.
+    pub fn fifo(&mut self, path: &Path, pipe: Pipe, event: fifo::Event) {
+        if !self.log.is_on() {
+            return;
+        }
+        let detail =
+            FifoUse { path: path.display().to_string(), end: event.end, writers: event.writers, why: event.why };
+        let what = Box::new(OnFifo { process: event.process, pipe: PipeSeen::new(pipe, None), detail });
+        self.note(if event.opened { Event::FifoOpened(what) } else { Event::FifoClosed(what) });
+    }
+
     /// The command exited.
     pub fn exited(&mut self, status: ExitStatus, at: Instant) {
         self.exit = Some(at);
         if !self.log.is_on() {
             return;
         }
-        let elapsed_us = micros(at.saturating_duration_since(self.started));
-        let detail = Exited { attempt: 1, exit_status: status, ended_for: self.ended_for, elapsed_us };
+        let elapsed_us = micros(at.saturating_duration_since(self.began));
+        let detail = Exited { attempt: self.attempt, exit_status: status, ended_for: self.ended_for, elapsed_us };
         self.note(Event::RunExited { process: self.command.clone().map(Box::new), detail });
     }
 
@@ -220,6 +270,7 @@ impl Journal {
             let count = |test: fn(Action) -> bool| {
                 u32::try_from(report.holders.iter().filter(|holder| test(holder.action)).count()).unwrap_or(u32::MAX)
             };
+            finished.attempts = self.attempt;
             finished.exit_to_eof_us = report.exit_to_eof_us;
             finished.undelivered_bytes = report.undelivered_bytes;
             finished.holders_ended = count(|action| matches!(action, Action::Term | Action::Kill));

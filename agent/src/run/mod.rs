@@ -3,40 +3,44 @@
 pub mod options;
 pub mod report;
 
+mod course;
 mod downstream;
 mod drain;
 mod ending;
+mod feed;
+pub mod fifo;
 mod inherited;
 mod journal;
+pub mod matchers;
 mod pump;
 mod reap;
 mod relay;
+mod scene;
 mod signals;
 mod spawn;
 mod stdio;
 mod supervisor;
+pub mod template;
 mod terminal;
+mod tries;
+mod watch;
 mod witness;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::audit::{Log, OpenError, RunId};
-use crate::ownership::Lineage;
-use crate::pipe::{ExitStatus, Stream};
-use downstream::Downstream;
+use crate::pipe::ExitStatus;
+use fifo::FifoError;
 use journal::Journal;
-use options::{Options, Stdin};
+use options::Options;
 pub use pump::DownstreamFailed;
-use pump::Pump;
 use relay::Role;
 pub use relay::caution;
 use report::Report;
+use scene::Scene;
 use signals::Signals;
 pub use signals::die_by;
-use spawn::{Setup, SpawnError};
-use stdio::{Plan, Treatment};
-use supervisor::{Run, Supervisor};
+use spawn::SpawnError;
 
 /// The exit status of what we ourselves could not do.
 const FAILURE: u8 = 125;
@@ -59,6 +63,9 @@ pub enum RunError {
     /// The audit log cannot be had; nothing was started.
     #[error(transparent)]
     Audit(#[from] OpenError),
+    /// The FIFO cannot be ours; nothing was started.
+    #[error("invalid value for '--stdin <FROM>': {0}")]
+    Fifo(#[from] FifoError),
     /// We could not get ready to supervise; nothing was started.
     #[error("cannot {0}: {1}")]
     Setup(&'static str, io::Error),
@@ -73,7 +80,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Spawn(error) => error.exit_code(),
-            RunError::Audit(_) | RunError::Setup(..) | RunError::Supervision(_) => FAILURE,
+            RunError::Audit(_) | RunError::Fifo(_) | RunError::Setup(..) | RunError::Supervision(_) => FAILURE,
         }
     }
 }
@@ -102,91 +109,26 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
         None => Log::disabled(RunId::new()),
     };
     let journal = Journal::open(log, options);
-    match start(options, signals, own_group, front) {
-        Ok(run) => {
-            let ended = Supervisor::new(options, run, journal).run().map_err(RunError::Supervision)?;
-            let code = if ended.failed.is_some() { FAILURE } else { ended.report.exit_code(options) };
-            ended.journal.close(Some(&ended.report), code);
-            Ok(Finished::Supervised(Box::new(ended.report), ended.failed, ended.dies_by))
+    let ready = match scene::prepare(options, &mut signals, own_group) {
+        Ok(ready) => ready,
+        Err(error) => {
+            journal.close(None, error.exit_code());
+            return Err(error);
+        }
+    };
+    let mut scene = Scene::new(ready, signals, own_group, front, journal);
+    let tried = tries::run(options, &mut scene);
+    let Scene { journal, failed, feed, .. } = scene;
+    drop(feed); // whoever came late to its FIFO is let go before we are gone
+    match tried {
+        Ok((report, dies_by)) => {
+            let code = if failed.is_some() { FAILURE } else { report.exit_code(options) };
+            journal.close(Some(&report), code);
+            Ok(Finished::Supervised(Box::new(report), failed, dies_by))
         }
         Err(error) => {
             journal.close(None, error.exit_code());
             Err(error)
         }
     }
-}
-
-/// Gets everything ready, and starts the command last: what can fail has failed before.
-fn start(options: &Options, mut signals: Signals, own_group: bool, front: Option<i32>) -> Result<Run, RunError> {
-    if !own_group {
-        signals.share_the_group().map_err(|error| RunError::Setup("fork", error))?;
-    }
-    become_subreaper().map_err(|error| RunError::Setup("become a subreaper", error))?;
-    let plan = Plan::new(options.stdio, options.split).map_err(|error| RunError::Setup("look at stdio", error))?;
-    let streams = Streams::new(&plan).map_err(|error| RunError::Setup("make pipes for the command", error))?;
-    let stdin = match options.stdin {
-        Stdin::Inherit => None,
-        Stdin::Null => Some(stdio::dev_null().map_err(|error| RunError::Setup("open /dev/null", error))?),
-    };
-    let command = spawn::spawn(&Setup {
-        command: &options.command,
-        stdio: [stdin.as_ref().map(AsRawFd::as_raw_fd), streams.for_stdout(), streams.for_stderr()],
-        inherited: signals.inherited(),
-        own_group,
-        pdeathsig: options.pdeathsig,
-    })?;
-    let home = if own_group { command.pid } else { nix::unistd::getpgrp().as_raw() };
-    let lineage = Lineage { root: nix::unistd::getpid().as_raw(), home, adopter: front };
-    Ok(Run { signals, command, pumps: streams.into_pumps(), watched: plan.watched(), own_group, lineage })
-}
-
-/// Orphans of the lineage become our children, so that its every member is below us.
-fn become_subreaper() -> io::Result<()> {
-    Ok(nix::sys::prctl::set_child_subreaper(true)?)
-}
-
-/// The pipes for the command, with our ends and its ends.
-struct Streams {
-    lines: Vec<(Pump, OwnedFd)>,
-}
-
-impl Streams {
-    fn new(plan: &Plan) -> io::Result<Streams> {
-        let mut lines = Vec::new();
-        if plan.stdout == Treatment::Pumped {
-            let shared = plan.stderr == Treatment::SharedWithStdout;
-            let streams = if shared { vec![Stream::Stdout, Stream::Stderr] } else { vec![Stream::Stdout] };
-            lines.push(line(streams, 1)?);
-        }
-        if plan.stderr == Treatment::Pumped {
-            lines.push(line(vec![Stream::Stderr], 2)?);
-        }
-        Ok(Streams { lines })
-    }
-
-    /// What the command gets as a descriptor, if it is not ours.
-    fn write_end_of(&self, stream: Stream) -> Option<i32> {
-        let line = self.lines.iter().find(|(pump, _)| pump.streams.contains(&stream));
-        line.map(|(_, write)| write.as_raw_fd())
-    }
-
-    fn for_stdout(&self) -> Option<i32> {
-        self.write_end_of(Stream::Stdout)
-    }
-
-    fn for_stderr(&self) -> Option<i32> {
-        self.write_end_of(Stream::Stderr)
-    }
-
-    /// Closes our copies of the command's ends: from here on EOF can come.
-    fn into_pumps(self) -> Vec<Pump> {
-        self.lines.into_iter().map(|(pump, _)| pump).collect()
-    }
-}
-
-fn line(streams: Vec<Stream>, fd: i32) -> io::Result<(Pump, OwnedFd)> {
-    let (read, write) = stdio::stream_pipe()?;
-    let pipe = stdio::pipe_behind(std::os::fd::AsFd::as_fd(&read))?;
-    let downstream = Downstream::new(fd, stdio::kind(fd)?)?;
-    Ok((Pump::new(streams, pipe, read, downstream), write))
 }

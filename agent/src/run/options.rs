@@ -1,10 +1,14 @@
 //! What a run is asked to do. The command line's meaning of each is in `cli/run.rs`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::matchers::{Matchers, Role};
+use super::template::Template;
 use crate::audit::Target;
 use crate::ownership::keep::Keep;
 
@@ -73,12 +77,46 @@ pub enum Stdio {
 }
 
 /// Where the command's standard input comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stdin {
     /// Ours.
     Inherit,
     /// `/dev/null`.
     Null,
+    /// A FIFO that the run owns.
+    Fifo(PathBuf),
+}
+
+/// When a command is tried again.
+#[derive(Clone, Debug, Default)]
+pub struct Retries {
+    /// How often one that went silent is.
+    pub after_silence: u32,
+    /// How often one that failed by itself is.
+    pub after_failure: u32,
+    /// The pauses before the first, second, … retry; the last one repeats.
+    pub backoff: Vec<Duration>,
+    /// The command that resumes a session.
+    pub resume: Option<Template>,
+}
+
+impl Retries {
+    /// Whether any try may be followed by another one.
+    #[must_use]
+    pub fn are_asked_for(&self) -> bool {
+        self.after_silence > 0 || self.after_failure > 0
+    }
+}
+
+/// What an agent's own output decides.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    /// When it is tried again.
+    pub retries: Retries,
+    /// From the completion marker to the end that we make of it.
+    pub done_grace: Duration,
+    /// What is looked for in the output.
+    pub matchers: Arc<Matchers>,
 }
 
 /// How the report looks.
@@ -105,6 +143,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Bound on silence of both streams.
     pub idle_timeout: Option<Duration>,
+    /// What its own output decides.
+    pub lifecycle: Lifecycle,
     /// Quiet time after the command's exit before holders are ended.
     pub holder_grace: Duration,
     /// Bound on waiting for holders.
@@ -143,4 +183,20 @@ pub struct Options {
     pub audit: Option<Target>,
     /// The options as the user wrote them, for the audit log.
     pub described: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Whether something must see what passes through stdout, and through stderr.
+    #[must_use]
+    pub fn sees(&self) -> [bool; 2] {
+        let matchers = &self.lifecycle.matchers;
+        let (idle, looks) = (self.idle_timeout.is_some(), !matchers.is_empty());
+        [idle || looks, idle || (looks && matchers.look_at_stderr())]
+    }
+
+    /// Whether the command's stdin must be ours to end, or to give once more.
+    #[must_use]
+    pub fn feeds(&self) -> bool {
+        self.lifecycle.retries.are_asked_for() || self.lifecycle.matchers.has(Role::DoneWhen)
+    }
 }

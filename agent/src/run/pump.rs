@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 
 use super::downstream::Downstream;
+use super::matchers::{Eye, Sighting};
 use crate::pipe::{Pipe, Stream};
 
 /// The most that is read at once, in bytes: a pipe's default capacity (pipe(7)).
@@ -30,6 +31,7 @@ pub struct Pump {
     downstream: Option<Downstream>,
     buffer: Vec<u8>,
     pending: std::ops::Range<usize>,
+    eye: Option<Eye>,
 }
 
 /// How a stream ended on our side.
@@ -65,7 +67,37 @@ impl Pump {
             downstream: Some(downstream),
             buffer: vec![0; CHUNK],
             pending: 0..0,
+            eye: None,
         }
+    }
+
+    /// Lets somebody look at what passes from here on.
+    pub fn watch_with(&mut self, eye: Eye) {
+        self.eye = Some(eye);
+    }
+
+    /// What was seen since the last time.
+    pub fn sightings(&mut self) -> Vec<Sighting> {
+        self.eye.as_mut().map(Eye::take).unwrap_or_default()
+    }
+
+    /// Lines that were too long to be looked at.
+    #[must_use]
+    pub fn unseen(&self) -> u64 {
+        self.eye.as_ref().map_or(0, Eye::unseen)
+    }
+
+    /// Goes on with another pipe on the way to the same place. What is pending stays first.
+    pub fn begin_again(&mut self, pipe: Pipe, source: OwnedFd) {
+        self.pipe = pipe;
+        self.last_bytes = None;
+        self.bytes = 0;
+        if let Some(eye) = &mut self.eye {
+            eye.begin_again();
+        }
+        // Nobody reads what comes from there: its writers are to know.
+        self.source = self.downstream.is_some().then_some(source);
+        self.end = self.downstream.is_none().then_some(StreamEnd::DownstreamGone);
     }
 
     /// How the stream ended, once it has.
@@ -155,9 +187,15 @@ impl Pump {
             Ok(0) => {
                 self.source = None;
                 self.end = Some(StreamEnd::Eof);
+                if let Some(eye) = &mut self.eye {
+                    eye.finish();
+                }
                 false
             }
             Ok(read) => {
+                if let Some(eye) = &mut self.eye {
+                    eye.look(&self.buffer[..read]);
+                }
                 self.pending = 0..read;
                 self.bytes += read as u64;
                 self.last_bytes = Some(now);
@@ -189,11 +227,18 @@ impl Pump {
         while left > 0 {
             let Ok(read @ 1..) = nix::unistd::read(&source, &mut chunk) else { break };
             rest.extend_from_slice(&chunk[..read]);
+            if let Some(eye) = &mut self.eye {
+                eye.look(&chunk[..read]);
+            }
             self.bytes += read as u64;
             left = left.saturating_sub(read);
         }
+        if let Some(eye) = &mut self.eye {
+            eye.finish();
+        }
         self.pending = 0..rest.len();
         self.buffer = rest;
+        self.buffer.resize(self.pending.end.max(CHUNK), 0);
         Some(source)
     }
 

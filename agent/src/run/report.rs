@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::options::{Leak, Options};
+use crate::audit::detail::Restart;
 use crate::ownership::Holder;
 use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, ProcessId, Relation, Stream};
 
@@ -50,6 +51,30 @@ pub struct Try {
     pub exit_status: ExitStatus,
     /// What made us end it.
     pub ended_for: EndedFor,
+    /// How it began, where it was not the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<Restart>,
+    /// The session that it told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+/// The status of a command that said it was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Completion {
+    /// What the marker captured.
+    pub status: Option<String>,
+    /// Whether that is a success.
+    pub success: bool,
+}
+
+impl Completion {
+    /// What a captured status means; that nothing is captured means success.
+    #[must_use]
+    pub fn new(status: Option<String>) -> Completion {
+        let success = status.as_deref().is_none_or(|status| matches!(status, "success" | "true" | "0"));
+        Completion { status, success }
+    }
 }
 
 /// The report of a run. A field that is added changes nothing for who reads the others.
@@ -74,6 +99,23 @@ pub struct Report {
     pub holders: Vec<HolderReport>,
     /// Every execution of the command.
     pub tries: Vec<Try>,
+    /// What the completion marker said, if it was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Completion>,
+    /// Why it was not tried again, where retries were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<String>,
+    /// The signal that ended a pause between two tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupted_by: Option<i32>,
+    /// Lines that were too long for the matchers.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unseen_lines: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Everybody who was seen to hold a watched pipe, and what was done about them.
@@ -151,7 +193,10 @@ impl Report {
     /// The exit status of `run`.
     #[must_use]
     pub fn exit_code(&self, options: &Options) -> u8 {
-        let own = self.exit_status.shell_code();
+        if let Some(signal) = self.interrupted_by {
+            return ExitStatus::Signal(signal).shell_code();
+        }
+        let own = self.own_code();
         let timed_out = matches!(self.ended_for, EndedFor::Timeout | EndedFor::Idle);
         let leaked = self.holders.iter().any(|holder| matches!(holder.action, Action::Term | Action::Kill));
         if timed_out && !options.preserve_status {
@@ -160,6 +205,21 @@ impl Report {
             123
         } else {
             own
+        }
+    }
+
+    /// The command's exit code, with what its completion marker makes of it.
+    fn own_code(&self) -> u8 {
+        let own = self.exit_status.shell_code();
+        match (&self.completion, self.ended_for) {
+            // How it took our signal says nothing about its work.
+            (Some(completion), EndedFor::Done) if completion.success => 0,
+            (Some(_), EndedFor::Done) => match self.exit_status {
+                ExitStatus::Code(code @ 1..128) => u8::try_from(code).unwrap_or(1),
+                _ => 1,
+            },
+            (Some(completion), EndedFor::Exit) if own == 0 => u8::from(!completion.success),
+            _ => own,
         }
     }
 
@@ -176,7 +236,14 @@ impl Report {
                 let bound = options.idle_timeout.unwrap_or_default();
                 let _ = writeln!(text, "pipewarden: the command wrote nothing for --idle-timeout {}", duration(bound));
             }
-            EndedFor::Exit | EndedFor::Done | EndedFor::Signal => {}
+            EndedFor::Done => {
+                let grace = duration(options.lifecycle.done_grace);
+                let _ = writeln!(text, "pipewarden: the command said it was done and stayed for --done-grace {grace}");
+            }
+            EndedFor::Exit | EndedFor::Signal => {}
+        }
+        if let Some(why) = &self.gave_up {
+            let _ = writeln!(text, "pipewarden: it is not tried again: {why}");
         }
         for holder in self.holders.iter().take(LINES) {
             let _ = writeln!(text, "pipewarden: {}", holder.line());
@@ -190,6 +257,9 @@ impl Report {
                 text,
                 "pipewarden: let go of the streams after --max-drain {bound}; what was written later is lost"
             );
+        }
+        if self.unseen_lines > 0 {
+            let _ = writeln!(text, "pipewarden: {} lines were over 16 MiB, and no matcher saw them", self.unseen_lines);
         }
         if self.undelivered_bytes > 0 {
             let _ = writeln!(text, "pipewarden: downstream did not take the last {} bytes", self.undelivered_bytes);
@@ -229,7 +299,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// A duration as a person says it: `2.1 s`, `200 ms`.
-fn duration(time: Duration) -> String {
+pub fn duration(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{} ms", time.as_millis())
     } else {

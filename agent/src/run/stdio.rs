@@ -47,15 +47,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Looks at descriptors 1 and 2.
+    /// Looks at descriptors 1 and 2. What somebody must see passes through us whatever it is.
     ///
     /// # Errors
     ///
     /// What fstat(2) says of an open descriptor: nothing on a sound system.
-    pub fn new(stdio: Stdio, split: bool) -> io::Result<Plan> {
+    pub fn new(stdio: Stdio, split: bool, sees: [bool; 2]) -> io::Result<Plan> {
         let (out, err) = (kind(1)?, kind(2)?);
-        let stdout = treatment(stdio, 1, out)?;
-        let mut stderr = treatment(stdio, 2, err)?;
+        let how = |sees| if sees && stdio == Stdio::Auto { Stdio::Pump } else { stdio };
+        let stdout = treatment(how(sees[0]), 1, out)?;
+        let mut stderr = treatment(how(sees[1]), 2, err)?;
         if !split && stdout == Treatment::Pumped && stderr == Treatment::Pumped && one_destination(out) {
             stderr = Treatment::SharedWithStdout;
         }
@@ -92,6 +93,13 @@ pub fn standard(fd: RawFd) -> BorrowedFd<'static> {
     debug_assert!((0..=2).contains(&fd));
     // SAFETY: 0, 1 and 2 are open from before `main` (see above), and we replace them only by dup2.
     unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Whether a standard descriptor is a pipe, FIFO or socket: what has an end that somebody must send.
+#[must_use]
+pub fn flows(fd: RawFd) -> bool {
+    let open = !usize::try_from(fd).is_ok_and(was_closed);
+    open && fstat(standard(fd)).is_ok_and(|stat| matches!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK))
 }
 
 /// What a standard descriptor is.

@@ -1,6 +1,5 @@
-//! The loop of a run: pump, forward, watch the clocks, end.
+//! The loop of one try: pump, forward, watch the clocks, end.
 
-use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -10,20 +9,22 @@ use nix::sys::time::TimeSpec;
 
 use super::drain;
 use super::ending::{Beginning, Ending, LetGo, Sentence, Step, View};
-use super::journal::{self, Journal};
+use super::feed::Closing;
+use super::journal;
 use super::options::{Options, Reap};
-use super::pump::{DownstreamFailed, Pump, StreamEnd};
+use super::pump::{Pump, StreamEnd};
 use super::reap;
-use super::report::{Report, Try};
-use super::signals::{self, Arrival, Signals};
+use super::scene::Scene;
+use super::signals::{self, Arrival};
 use super::spawn::Spawned;
 use super::stdio;
 use super::terminal;
+use super::watch::{Due, Flow, Watch};
 use crate::act::{self, Authority, Ground, PinnedLeader, Refusal, Verdict, Warrant};
 use crate::ownership::proc::Proc;
 use crate::ownership::worker::Worker;
 use crate::ownership::{Census, Lineage, Question, Scope};
-use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, Pipe, Relation, Stream};
+use crate::pipe::{Action, EndedFor, ExitStatus, Outcome, Pipe, Relation};
 use crate::process::children;
 
 /// How long a question to the source may take: longer than any sane walk over `/proc`, and an answer
@@ -33,29 +34,17 @@ const SCAN_BOUND: Duration = Duration::from_secs(2);
 /// Requests to end that come so closely are one: timeout(1) signals us, and then our whole group.
 const ONE_REQUEST: Duration = Duration::from_millis(20);
 
-/// What a run is made of, once its command is started.
-pub struct Run {
-    /// Signals to us.
-    pub signals: Signals,
-    /// The command.
-    pub command: Spawned,
-    /// The streams that go through us.
-    pub pumps: Vec<Pump>,
-    /// The pipes behind streams that do not.
-    pub watched: Vec<(Stream, Pipe)>,
-    /// Whether the command has a process group of its own.
-    pub own_group: bool,
-    /// What belongs to the run.
-    pub lineage: Lineage,
-}
-
-/// A run under way.
+/// A try under way.
 pub struct Supervisor<'a> {
     options: &'a Options,
-    run: Run,
+    scene: &'a mut Scene,
+    command: Spawned,
+    lineage: Lineage,
+    /// Whether another try may follow if this one goes silent, and if it fails by itself.
+    may_go_on: (bool, bool),
+    watch: Watch,
     status: Option<Exited>,
     worker: Option<Worker>,
-    sinks: HashSet<i32>,
     /// What the home group's other members are to be sent, once it is known who they are.
     for_members: Option<Signal>,
     asked: Option<Asked>,
@@ -63,18 +52,13 @@ pub struct Supervisor<'a> {
     requests: u32,
     last_request: Option<Instant>,
     ending: Option<Ending>,
-    journal: Journal,
     /// The last signal that a key of the terminal sent.
     key: Option<i32>,
-    /// Time in which job control had us stopped.
-    stopped: Duration,
-    started: Instant,
     last_eof: Option<Instant>,
     /// Since the command's exit: how long downstream was waited for, as of when, and whether it still is.
     waited_for_downstream: Duration,
     seen_at: Instant,
     was_blocked: bool,
-    failed: Option<DownstreamFailed>,
 }
 
 /// The command's exit.
@@ -99,16 +83,29 @@ enum Next {
     Done,
 }
 
-/// A run that is over.
-pub struct Ended {
-    /// What is to be reported.
-    pub report: Report,
-    /// What broke on our side, if something did.
-    pub failed: Option<DownstreamFailed>,
+/// A try that is over.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// How its ending went.
+    pub outcome: Outcome,
+    /// How the command exited.
+    pub exit_status: ExitStatus,
+    /// What made us end it, if we did.
+    pub ended_for: EndedFor,
+    /// From the command's exit to EOF on every stream.
+    pub exit_to_eof: Option<Duration>,
+    /// Bytes that downstream did not take.
+    pub undelivered: usize,
     /// The signal that we are to die by, as the command did.
     pub dies_by: Option<i32>,
-    /// The books, to be closed.
-    pub journal: Journal,
+    /// The status that the completion marker told, if it was seen.
+    pub done: Option<Option<String>>,
+    /// The session that it told.
+    pub session: Option<String>,
+    /// Whether it did what must not be done twice.
+    pub side_effects: bool,
+    /// Whether a signal asked us to end: then nothing is begun again.
+    pub told_to_end: bool,
 }
 
 /// Bounds that nothing sets are this far away.
@@ -117,31 +114,38 @@ const FAR: Duration = Duration::from_secs(24 * 3600);
 impl<'a> Supervisor<'a> {
     /// Takes over a command that was just started.
     #[must_use]
-    pub fn new(options: &'a Options, run: Run, mut journal: Journal) -> Supervisor<'a> {
-        let pumped = run.pumps.iter().flat_map(|pump| pump.streams.iter().map(|stream| (pump.pipe, *stream)));
-        let watched = run.watched.iter().map(|(stream, pipe)| (*pipe, *stream));
-        journal.begin(run.command.pid, pumped.chain(watched).collect(), &run.lineage);
+    pub fn new(
+        options: &'a Options,
+        scene: &'a mut Scene,
+        command: Spawned,
+        lineage: Lineage,
+        may_go_on: (bool, bool),
+    ) -> Supervisor<'a> {
+        let pumped = scene.pumps.iter().flat_map(|pump| pump.streams.iter().map(|stream| (pump.pipe, *stream)));
+        let watched = scene.watched.iter().map(|(stream, pipe)| (*pipe, *stream));
+        let lines = pumped.chain(watched).collect();
+        scene.journal.begin(command.pid, lines, &lineage);
+        let now = scene.now();
+        let watch = Watch::new(options.idle_timeout, options.lifecycle.done_grace, now);
         Supervisor {
             options,
+            scene,
+            command,
+            lineage,
+            may_go_on,
+            watch,
             status: None,
             worker: None,
-            // Another child that is no lineage.
-            sinks: run.signals.helper().into_iter().collect(),
-            run,
             for_members: None,
             asked: None,
             requests: 0,
             last_request: None,
             ending: None,
-            journal,
             key: None,
-            stopped: Duration::ZERO,
-            started: Instant::now(),
             last_eof: None,
             waited_for_downstream: Duration::ZERO,
-            seen_at: Instant::now(),
+            seen_at: now,
             was_blocked: false,
-            failed: None,
         }
     }
 
@@ -150,10 +154,12 @@ impl<'a> Supervisor<'a> {
     /// # Errors
     ///
     /// What poll(2), wait(2) and read(2) on our own descriptors say: nothing on a sound system.
-    pub fn run(mut self) -> io::Result<Ended> {
+    pub fn run(mut self) -> io::Result<Tried> {
         loop {
             let now = self.now();
             self.turn_pumps(now);
+            let is_last = self.is_last();
+            self.scene.turn_feed(self.command.pid, is_last);
             match self.next(now)? {
                 Next::Wait(until) => self.wait(until)?,
                 Next::Again => {}
@@ -162,41 +168,57 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The time on all our clocks: they stand still while job control has us stopped.
     fn now(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_sub(self.stopped).unwrap_or(now)
+        self.scene.now()
+    }
+
+    /// Whether no other try can follow this one, whatever happens.
+    fn is_last(&self) -> bool {
+        let (after_silence, after_failure) = self.may_go_on;
+        match (self.asked, self.status) {
+            (Some(asked), _) => asked.what_for != EndedFor::Idle || !after_silence,
+            (None, Some(exited)) => !after_failure || exited.status == ExitStatus::Code(0),
+            (None, None) => !after_silence && !after_failure,
+        }
     }
 
     /// Moves bytes, and gives downstream its EOF as soon as a stream has ended.
     fn turn_pumps(&mut self, now: Instant) {
-        for pump in &mut self.run.pumps {
+        let is_last = self.is_last();
+        let mut sightings = Vec::new();
+        for pump in &mut self.scene.pumps {
             let had_ended = pump.end().is_some();
             if let Err(error) = pump.turn(now) {
-                self.failed.get_or_insert(error);
+                self.scene.failed.get_or_insert(error);
             }
+            sightings.append(&mut pump.sightings());
             if !had_ended && pump.end() == Some(StreamEnd::Eof) {
                 self.last_eof = Some(now);
-                self.journal.eof(pump.pipe, pump.bytes);
+                self.scene.journal.eof(pump.pipe, pump.bytes);
             }
             // Our messages still need stderr; whoever reads only stdout need not wait for our exit.
-            if pump.finish() == Some(1) {
+            if is_last && pump.finish() == Some(1) {
                 let _ = stdio::release(1);
+            }
+        }
+        for sighting in sightings {
+            if self.watch.saw(sighting, now) {
+                self.scene.close_input(Closing::Done);
             }
         }
     }
 
     fn view(&self) -> View {
         View {
-            pumping: self.run.pumps.iter().any(|pump| pump.end().is_none()),
-            watching: !self.run.watched.is_empty(),
-            blocked: self.run.pumps.iter().any(Pump::is_blocked),
-            last_bytes: self.run.pumps.iter().filter_map(|pump| pump.last_bytes).max(),
+            pumping: self.scene.pumps.iter().any(|pump| pump.end().is_none()),
+            watching: !self.scene.watched.is_empty(),
+            blocked: self.scene.pumps.iter().any(Pump::is_blocked),
+            last_bytes: self.scene.pumps.iter().filter_map(|pump| pump.last_bytes).max(),
         }
     }
 
     fn next(&mut self, now: Instant) -> io::Result<Next> {
-        if self.failed.is_some() && self.asked.is_none() && self.status.is_none() {
+        if self.scene.failed.is_some() && self.asked.is_none() && self.status.is_none() {
             self.ask_to_end(EndedFor::Signal, self.options.signal as i32);
         }
         let view = self.view();
@@ -248,23 +270,25 @@ impl<'a> Supervisor<'a> {
             return Next::Done;
         }
         if let Some(timeout) = self.options.timeout {
-            let at = self.started + timeout;
+            let at = self.scene.started + timeout;
             if now >= at {
                 self.ask_to_end(EndedFor::Timeout, self.options.signal as i32);
                 return Next::Again;
             }
             until = until.min(at);
         }
-        if let Some(idle) = self.options.idle_timeout {
-            // While downstream takes nothing we cannot see whether there is output.
-            let since = if view.blocked { now } else { view.last_bytes.unwrap_or(self.started) };
-            if now >= since + idle {
+        match self.watch.step(now, Flow { last_bytes: view.last_bytes, blocked: view.blocked }) {
+            Due::Nothing(at) => Next::Wait(at.map_or(until, |at| until.min(at))),
+            Due::Idle(quiet) => {
+                self.scene.journal.output_idle(quiet, self.options.idle_timeout.unwrap_or_default());
                 self.ask_to_end(EndedFor::Idle, self.options.signal as i32);
-                return Next::Again;
+                Next::Again
             }
-            until = until.min(since + idle);
+            Due::Done => {
+                self.ask_to_end(EndedFor::Done, self.options.signal as i32);
+                Next::Again
+            }
         }
-        Next::Wait(until)
     }
 
     /// Begins an asked ending. The record comes before the act.
@@ -275,7 +299,7 @@ impl<'a> Supervisor<'a> {
 
     /// Begins an asked ending whose first signal is sent, or was.
     fn begin_to_end(&mut self, what_for: EndedFor, signal: i32) {
-        self.journal.ending_asked(what_for, signal, self.run.own_group);
+        self.scene.journal.ending_asked(what_for, signal, self.scene.own_group);
         self.asked = Some(Asked { what_for, at: self.now(), killed: signal == libc::SIGKILL });
     }
 
@@ -286,7 +310,7 @@ impl<'a> Supervisor<'a> {
             // Who is stopped handles its signal only once it runs again.
             self.signal_command(libc::SIGCONT, true);
         }
-        if !self.run.own_group {
+        if !self.scene.own_group {
             self.for_members = Signal::try_from(signal).ok();
             self.ask(Scope::Lineage);
         }
@@ -298,17 +322,18 @@ impl<'a> Supervisor<'a> {
         if self.status.is_some() {
             return;
         }
-        let leader = if self.run.own_group && group { PinnedLeader::new(self.run.command.pid) } else { None };
+        let leader = if self.scene.own_group && group { PinnedLeader::new(self.command.pid) } else { None };
         match leader {
             // The command is not reaped, so the group's number is pinned.
             Some(leader) => act::signal_home_group(&leader, signal),
-            None => act::signal_child(&self.run.command.pidfd, signal),
+            None => act::signal_child(&self.command.pidfd, signal),
         }
     }
 
     fn ask(&mut self, scope: Scope) {
         let pipes = self.open_pipes();
-        let question = Question { pipes, scope, deadline: Instant::now() + SCAN_BOUND, except: self.sinks.clone() };
+        let question =
+            Question { pipes, scope, deadline: Instant::now() + SCAN_BOUND, except: self.scene.sinks.clone() };
         let asked = self.worker().is_ok_and(|worker| worker.ask(question));
         if !asked && let Some(ending) = &mut self.ending {
             ending.unanswered();
@@ -318,17 +343,17 @@ impl<'a> Supervisor<'a> {
     /// The thread that looks for holders: started when the first question comes up.
     fn worker(&mut self) -> io::Result<&mut Worker> {
         if self.worker.is_none() {
-            let source = Proc::new(self.run.lineage.clone(), self.options.keep.clone());
+            let source = Proc::new(self.lineage.clone(), self.options.keep.clone());
             self.worker = Some(Worker::start(Box::new(source))?);
-            self.journal.source_attached();
+            self.scene.journal.source_attached();
         }
         self.worker.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The pipes whose holders matter now.
     fn open_pipes(&self) -> Vec<Pipe> {
-        let pumped = self.run.pumps.iter().filter(|pump| pump.end().is_none()).map(|pump| pump.pipe);
-        pumped.chain(self.run.watched.iter().map(|(_, pipe)| *pipe)).collect()
+        let pumped = self.scene.pumps.iter().filter(|pump| pump.end().is_none()).map(|pump| pump.pipe);
+        pumped.chain(self.scene.watched.iter().map(|(_, pipe)| *pipe)).collect()
     }
 
     /// Takes an answer of the source: who is there, and who is to be signalled.
@@ -340,9 +365,9 @@ impl<'a> Supervisor<'a> {
         let Some(ending) = &mut self.ending else { return };
         let sentences = ending.judge(census, &pipes, view);
         if !ending.in_grace() && (view.pumping || view.watching) {
-            self.journal.withheld(&census.holders, &pipes);
+            self.scene.journal.withheld(&census.holders, &pipes);
             for holder in &census.holders {
-                self.journal.saw(holder);
+                self.scene.journal.saw(holder);
             }
         }
         for sentence in sentences {
@@ -352,13 +377,13 @@ impl<'a> Supervisor<'a> {
 
     /// The home group's other members get what the command got.
     fn signal_members(&mut self, signal: Signal, census: &Census) {
-        let home = self.run.lineage.home;
-        for stat in census.members.iter().filter(|stat| stat.pgid == home && stat.id.pid != self.run.command.pid) {
+        let home = self.lineage.home;
+        for stat in census.members.iter().filter(|stat| stat.pgid == home && stat.id.pid != self.command.pid) {
             let Some(description) = journal::description_of(stat.id, &census.holders) else { continue };
             let (id, ground) = (stat.id, Ground::Reap);
             let warrant = Warrant { id, relation: Relation::Lineage, ground, description: &description, signal };
             // Who refuses or is gone is met again by the ending.
-            let _ = act::signal(&warrant, &self.authority(), &mut self.journal);
+            let _ = act::signal(&warrant, &self.authority(), &mut self.scene.journal);
         }
     }
 
@@ -371,7 +396,7 @@ impl<'a> Supervisor<'a> {
             description: &description,
             signal: sentence.signal,
         };
-        let verdict = act::signal(&warrant, &self.authority(), &mut self.journal);
+        let verdict = act::signal(&warrant, &self.authority(), &mut self.scene.journal);
         let Some(ending) = &mut self.ending else { return };
         match verdict {
             Ok(Verdict::Signalled) => ending.signalled(sentence.id, sentence.signal),
@@ -385,7 +410,7 @@ impl<'a> Supervisor<'a> {
     fn authority(&self) -> Authority {
         use super::options::{OnForeign, OnHolder};
         Authority {
-            root: self.run.lineage.root,
+            root: self.lineage.root,
             keep: self.options.keep.clone(),
             foreign: self.options.on_foreign == OnForeign::As(OnHolder::End),
         }
@@ -394,16 +419,16 @@ impl<'a> Supervisor<'a> {
     /// Lets go of every stream that is still open; what is in the pipes now is still delivered.
     fn let_go(&mut self, how: LetGo) {
         let bound_reached = self.ending.as_ref().is_none_or(|ending| ending.outcome() == Outcome::Closed);
-        for pump in self.run.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
+        for pump in self.scene.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
             let Some(source) = pump.let_go() else { continue };
             let mut done = Action::Closed;
             if how == LetGo::Drain
                 && let Ok(sink) = drain::start(&source)
             {
-                self.sinks.insert(sink);
+                self.scene.sinks.insert(sink);
                 done = Action::Drained;
             }
-            self.journal.let_go(pump.pipe, pump.bytes, done, bound_reached);
+            self.scene.journal.let_go(pump.pipe, pump.bytes, done, bound_reached);
         }
     }
 
@@ -421,12 +446,12 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until something happens or a clock runs out, and takes what happened.
     fn wait(&mut self, until: Instant) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.run.signals.fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.scene.signals.fd(), PollFlags::POLLIN)];
         if let Some(worker) = self.worker.as_ref().filter(|worker| worker.is_busy()) {
             fds.push(PollFd::new(worker.fd(), PollFlags::POLLIN));
         }
         let mut ways = Vec::new();
-        for (index, pump) in self.run.pumps.iter().enumerate() {
+        for (index, pump) in self.scene.pumps.iter().enumerate() {
             for (side, interest) in pump.interests().into_iter().enumerate() {
                 if let Some((fd, flags)) = interest {
                     if side == 1 {
@@ -435,6 +460,9 @@ impl<'a> Supervisor<'a> {
                     fds.push(PollFd::new(fd, flags));
                 }
             }
+        }
+        if let Some(feed) = &self.scene.feed {
+            fds.extend(feed.interests().into_iter().map(|(fd, flags)| PollFd::new(fd, flags)));
         }
         let timeout = until.saturating_duration_since(self.now());
         let asleep = Instant::now();
@@ -448,12 +476,12 @@ impl<'a> Supervisor<'a> {
             ways.iter().filter_map(|(pump, at)| Some((*pump, fds[*at].revents()?))).collect();
         drop(fds);
         for (pump, flags) in said {
-            self.run.pumps[pump].downstream_said(flags);
+            self.scene.pumps[pump].downstream_said(flags);
         }
         if signalled {
             if self.take_signals()? && slept > timeout {
                 // SIGSTOP, which nobody sees coming, had us stopped when a clock ran out.
-                self.stopped += slept;
+                self.scene.stopped += slept;
             }
             self.stop_with_the_command()?;
         }
@@ -467,7 +495,7 @@ impl<'a> Supervisor<'a> {
             Ok(Some(census)) => self.judge(&census),
             Ok(None) => {}
             Err(error) => {
-                self.journal.source_failed(&error);
+                self.scene.journal.source_failed(&error);
                 if let Some(ending) = &mut self.ending {
                     ending.unanswered();
                 }
@@ -479,7 +507,7 @@ impl<'a> Supervisor<'a> {
     fn take_signals(&mut self) -> io::Result<bool> {
         // Read first, looked at for exits next: a SIGCHLD that comes later is still to be read.
         let mut taken = Vec::new();
-        while let Some(arrival) = self.run.signals.next()? {
+        while let Some(arrival) = self.scene.signals.next()? {
             taken.push(arrival);
         }
         let continued = taken.iter().any(|arrival| arrival.signal == libc::SIGCONT);
@@ -506,16 +534,16 @@ impl<'a> Supervisor<'a> {
         }
         self.forward(arrival);
         // A command that shares our group decides for both of us: see `stop_with_the_command`.
-        if signals::is_stop(signal) && (self.run.own_group || self.status.is_some()) {
+        if signals::is_stop(signal) && (self.scene.own_group || self.status.is_some()) {
             self.stop_by(signal);
         }
     }
 
     /// Job control stopped the command: whoever waits for us is to see that.
     fn stop_with_the_command(&mut self) -> io::Result<()> {
-        if !self.run.own_group
+        if !self.scene.own_group
             && self.status.is_none()
-            && let Some(signal) = reap::stopped(self.run.command.pid)?
+            && let Some(signal) = reap::stopped(self.command.pid)?
             && terminal::stops_with(self.front(), signal)
         {
             self.stop_by(signal);
@@ -525,12 +553,12 @@ impl<'a> Supervisor<'a> {
 
     /// The process that whoever started us waits for.
     fn front(&self) -> i32 {
-        self.run.lineage.adopter.unwrap_or(self.run.lineage.root)
+        self.lineage.adopter.unwrap_or(self.lineage.root)
     }
 
     fn stop_by(&mut self, signal: i32) {
         match signals::stop_by(signal) {
-            Some(time) => self.stopped += time,
+            Some(time) => self.scene.stopped += time,
             // Nobody stops here, and so nobody would continue the command.
             None if signals::is_stop(signal) => self.signal_command(libc::SIGCONT, true),
             None => {}
@@ -548,7 +576,7 @@ impl<'a> Supervisor<'a> {
         if rewritten == 0 {
             return;
         }
-        if !self.run.signals.asks_to_end(signal) {
+        if !self.scene.signals.asks_to_end(signal) {
             if !to_the_group {
                 self.signal_command(rewritten, signals::is_for_the_group(signal));
             }
@@ -585,14 +613,14 @@ impl<'a> Supervisor<'a> {
         while self.status.is_none() {
             match reap::peek()? {
                 None => break,
-                Some(death) if death.pid == self.run.command.pid => self.command_exited(death.status),
+                Some(death) if death.pid == self.command.pid => self.command_exited(death.status),
                 Some(death) => died |= reap::reap(death.pid),
             }
         }
         if self.status.is_some() {
             // The command's zombie, which we keep, would be found first by every wait for any child.
-            for child in children::children(self.run.lineage.root).unwrap_or_default() {
-                died |= child != self.run.command.pid && reap::reap(child);
+            for child in children::children(self.lineage.root).unwrap_or_default() {
+                died |= child != self.command.pid && reap::reap(child);
             }
         }
         if died && let Some(ending) = &mut self.ending {
@@ -604,14 +632,19 @@ impl<'a> Supervisor<'a> {
     fn command_exited(&mut self, status: ExitStatus) {
         let at = self.now();
         self.status = Some(Exited { at, status });
-        self.journal.exited(status, Instant::now());
+        self.scene.journal.exited(status, Instant::now());
         let reap_all = match self.options.reap {
             Reap::All => true,
             Reap::Holders => false,
-            Reap::Auto => self.asked.is_some(),
+            Reap::Auto => self.asked.is_some() || !self.is_last(),
         };
+        if self.is_last() {
+            self.scene.close_input(Closing::RunOver);
+        } else if let Some(feed) = &mut self.scene.feed {
+            feed.end_of_try();
+        }
         let signalled = self.asked.map(|asked| at.saturating_duration_since(asked.at));
-        let beginning = Beginning { exit: at, home: self.run.lineage.home, signalled, reap_all };
+        let beginning = Beginning { exit: at, home: self.lineage.home, signalled, reap_all };
         let mut ending = Ending::new(self.options, &beginning);
         if self.asked.is_some_and(|asked| asked.killed) {
             ending.hurry();
@@ -622,13 +655,14 @@ impl<'a> Supervisor<'a> {
     /// The signal that ended the command, where a shell's job control or a key asks for our death by it.
     fn dies_by(&self, status: ExitStatus) -> Option<i32> {
         let ExitStatus::Signal(signal) = status else { return None };
-        let shown = !self.run.own_group && (self.key == Some(signal) || terminal::is_a_job(self.front()));
+        let shown = !self.scene.own_group && (self.key == Some(signal) || terminal::is_a_job(self.front()));
         shown.then_some(signal)
     }
 
     /// Reaps the command and says how it went.
-    fn finish(self) -> Ended {
-        let undelivered: usize = self.run.pumps.iter().map(Pump::undelivered).sum();
+    fn finish(self) -> Tried {
+        let pumps = &self.scene.pumps;
+        let undelivered: usize = pumps.iter().map(Pump::undelivered).sum();
         // Without a status it was sent SIGKILL and cannot even die: it is counted as killed.
         let killed = Exited { at: self.now(), status: ExitStatus::Signal(libc::SIGKILL) };
         let exited = self.status.unwrap_or(killed);
@@ -638,22 +672,20 @@ impl<'a> Supervisor<'a> {
             None => Outcome::Closed,
         };
         let dies_by = self.dies_by(exited.status);
-        let _ = reap::reap(self.run.command.pid);
-        let all_eof =
-            !self.run.pumps.is_empty() && self.run.pumps.iter().all(|pump| pump.end() == Some(StreamEnd::Eof));
+        let _ = reap::reap(self.command.pid);
+        let all_eof = !pumps.is_empty() && pumps.iter().all(|pump| pump.end() == Some(StreamEnd::Eof));
         let exit_to_eof = self.last_eof.filter(|_| all_eof).map(|eof| eof.saturating_duration_since(exited.at));
-        let ended_for = self.asked.map_or(EndedFor::Exit, |asked| asked.what_for);
-        let report = Report {
+        Tried {
             outcome,
             exit_status: exited.status,
-            ended_for,
-            exit_to_eof_us: exit_to_eof.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            backend: "proc",
-            rung: "proc",
-            undelivered_bytes: u64::try_from(undelivered).unwrap_or(u64::MAX),
-            holders: self.journal.holders(),
-            tries: vec![Try { exit_status: exited.status, ended_for }],
-        };
-        Ended { report, dies_by, failed: self.failed, journal: self.journal }
+            ended_for: self.asked.map_or(EndedFor::Exit, |asked| asked.what_for),
+            exit_to_eof,
+            undelivered,
+            dies_by,
+            done: self.watch.done().cloned(),
+            session: self.watch.session().map(str::to_owned),
+            side_effects: self.watch.side_effects(),
+            told_to_end: self.requests > 0,
+        }
     }
 }

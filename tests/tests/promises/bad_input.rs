@@ -54,6 +54,30 @@ refused! {
     an_option_without_its_value: "--timeout" names "--timeout";
     a_bad_rewrite: "-r" "15" names "--rewrite" "15";
     a_bad_stdin: "--stdin" "telepathy" names "--stdin" "telepathy";
+    a_fifo_without_a_path: "--stdin" "fifo:" names "--stdin" "fifo:";
+    a_fifo_that_is_a_file: "--stdin" "fifo:/etc/hostname" names "--stdin" "/etc/hostname" "a file";
+    a_fifo_that_is_a_folder: "--stdin" "fifo:/" names "--stdin" "a folder";
+    a_fifo_that_is_a_device: "--stdin" "fifo:/dev/null" names "--stdin" "/dev/null" "a device";
+    a_fifo_in_no_folder: "--stdin" "fifo:/nowhere/at/all" names "--stdin" "/nowhere/at/all";
+    a_matcher_of_no_kind: "--done-when" "done" names "--done-when" "done" "re:";
+    a_bad_regex: "--done-when" "re:(" names "--done-when" "re:(";
+    a_bad_jsonpath: "--session-id" "json:$[" names "--session-id" "json:$[";
+    a_jsonpath_without_its_root: "--side-effect" "json:type" names "--side-effect" "json:type";
+    a_session_id_without_a_capture: "--session-id" "re:session .*" names "--session-id" "(?<id>";
+    an_unknown_profile: "--profile" "hal9000" names "--profile" "hal9000" "claude";
+    a_profile_that_is_a_path: "--profile" "../claude" names "--profile" "../claude";
+    a_template_without_a_place: "--session-id" "json:$.id" "--resume-command" "agent --continue" names "--resume-command" "agent --continue" "{session_id}";
+    a_template_with_an_open_quote: "--session-id" "json:$.id" "--resume-command" "agent '{session_id}" names "--resume-command" "quote";
+    a_template_and_no_session: "--resume-command" "agent {session_id}" names "--resume-command" "--session-id";
+    retries_and_no_silence: "--retries" "2" names "--retries" "--idle-timeout";
+    a_backoff_and_no_retries: "--retry-backoff" "1s" names "--retry-backoff" "--retries";
+    a_bad_backoff: "--retries" "1" "--retry-backoff" "1s,soon" names "--retry-backoff" "soon";
+    a_negative_count: "--retries=-1" names "--retries" "-1";
+    a_grace_and_no_marker: "--done-grace" "1s" names "--done-grace" "--done-when";
+    a_tool_that_never_ends: "--tool-running" "re:x" names "--tool-running" "--tool-done";
+    a_tool_that_never_begins: "--tool-done" "re:x" names "--tool-done" "--tool-running";
+    a_reap_that_leaves_orphans: "--reap" "holders" "--idle-timeout" "9s" "--retries" "1" names "--reap" "--retries";
+    an_inherited_stream_that_must_be_seen: "--stdio" "inherit" "--idle-timeout" "9s" names "--stdio" "--idle-timeout";
 }
 
 #[test]

@@ -3,7 +3,7 @@ use crate::ownership::keep::Keep;
 use crate::pipe::{End, PipeId, PipeKind};
 use crate::process::describe::Description;
 use crate::process::table::{Hold, Via};
-use crate::run::options::{Leak, OnForeign, Reap, ReportStyle, Stdin, Stdio};
+use crate::run::options::{Leak, Lifecycle, OnForeign, Reap, ReportStyle, Stdin, Stdio};
 
 const HOME: i32 = 100;
 const PIPE: Pipe = Pipe { id: PipeId { dev: 15, ino: 4711 }, kind: PipeKind::Pipe };
@@ -17,6 +17,7 @@ fn options() -> Options {
         kill_after: millis(1000),
         timeout: None,
         idle_timeout: None,
+        lifecycle: Lifecycle::default(),
         holder_grace: millis(200),
         max_drain: millis(5000),
         max_deliver: None,
