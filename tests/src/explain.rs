@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::binaries::{UNDER_TEST, binary};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, PATIENCE};
 use crate::process::Process;
 use crate::stage::Stage;
 
@@ -40,9 +41,25 @@ pub fn started(stage: &Stage, command: &mut Command) -> (Child, Process) {
 }
 
 /// Runs the program under test with these words.
+///
+/// # Panics
+///
+/// When it does not end in time: whatever it looks at, it must.
 #[must_use]
 pub fn pipewarden(words: &[&str]) -> Output {
-    Command::new(binary(UNDER_TEST)).args(words).stdin(Stdio::null()).output().unwrap()
+    let mut command = Command::new(binary(UNDER_TEST));
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    end.recv_timeout(PATIENCE).map_or_else(
+        |_| {
+            process.signal(Signal::SIGKILL);
+            panic!("{words:?} does not end")
+        },
+        Result::unwrap,
+    )
 }
 
 /// Its answer as JSON: one line, with nothing on stderr.

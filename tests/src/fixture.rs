@@ -280,13 +280,23 @@ pub fn exit_after(child: impl FnOnce() -> Result<()>) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Ends this process after [`LIFETIME`], whatever it waits for.
+///
+/// # Errors
+///
+/// None that can happen.
+pub fn live_no_longer() -> Result<()> {
+    nix::unistd::alarm::set(u32::try_from(LIFETIME.as_secs())?);
+    Ok(())
+}
+
 /// Stays until it is signalled, or until [`LIFETIME`] is over.
 ///
 /// # Errors
 ///
 /// None: it does not return.
 pub fn stay() -> Result<()> {
-    nix::unistd::alarm::set(u32::try_from(LIFETIME.as_secs())?);
+    live_no_longer()?;
     loop {
         nix::unistd::pause();
     }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use anyhow::Result;
 use nix::sys::wait::wait;
-use pipewarden_tests::fixture::{Fixture, fork, to_null};
+use pipewarden_tests::fixture::{Fixture, fork, live_no_longer, to_null};
 
 fn main() -> Result<()> {
     let fixture = Fixture::begin()?;
@@ -26,6 +26,7 @@ fn main() -> Result<()> {
 }
 
 fn talk(fixture: &Fixture, role: &str, mut read: &PipeReader, mut write: &PipeWriter) -> Result<()> {
+    live_no_longer()?;
     fixture.announce(role)?;
     write.write_all(&vec![0; 1 << 20])?;
     read.read_to_end(&mut Vec::new())?;

@@ -7,10 +7,11 @@ use std::io::Read;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use pipewarden_tests::fixture::Fixture;
+use pipewarden_tests::fixture::{Fixture, live_no_longer};
 
 fn main() -> Result<()> {
     let fixture = Fixture::begin_silently()?;
+    live_no_longer()?;
     fixture.announce(fixture.role())?;
     if fixture.says("epoll") {
         std::thread::spawn(by_epoll).join().unwrap_or(Ok(()))?;

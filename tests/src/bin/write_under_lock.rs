@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use pipewarden_tests::fixture::Fixture;
+use pipewarden_tests::fixture::{Fixture, live_no_longer};
 
 const LENGTH: usize = 1 << 16;
 
@@ -17,6 +17,7 @@ const MODE_MISSING: u64 = 1;
 
 fn main() -> Result<()> {
     let fixture = Fixture::begin_silently()?;
+    live_no_longer()?;
     fixture.announce(fixture.role())?;
     let handler = userfaultfd().context("this kernel gives us no userfaultfd")?;
     // SAFETY: a fresh private mapping overlaps nothing.
