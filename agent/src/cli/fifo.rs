@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::explained::{self, Bounds, footer, json};
 use super::holders::{name, rows};
+use crate::explain::aside::Teller;
 use crate::explain::fifo::{Closed, Status, find, release, status};
 use crate::explain::machine::Machine;
 use crate::run::fifo::{self as owned, Ask, owner};
@@ -52,7 +53,7 @@ impl Fifo {
             Fifo::Status(at) => explained::answer(at.bounds, |teller| {
                 let (path, fifo) = find(&at.path)?;
                 let owner = ask(&path, Ask::Status)?;
-                let machine = machine(teller.halfway)?;
+                let machine = machine(teller)?;
                 for full in [false, true] {
                     let answer = Answer { seen: status(&path, fifo, &machine, full), owner: owner.clone() };
                     let told = || text(&answer.seen) + &owner_text(answer.owner.as_ref());
@@ -61,7 +62,7 @@ impl Fifo {
                 Ok(())
             }),
             Fifo::Close(at) => explained::answer(at.bounds, |teller| {
-                let answer = close(&at.path, teller.halfway)?;
+                let answer = close(&at.path, teller)?;
                 let told = || closed_text(&answer.seen) + &owner_text(answer.owner.as_ref());
                 teller.answer(&if at.json { json(&answer)? } else { told() });
                 Ok(())
@@ -70,8 +71,8 @@ impl Fifo {
     }
 }
 
-fn machine(deadline: std::time::Instant) -> Result<Machine, String> {
-    Machine::look(deadline).map_err(|error| format!("/proc cannot be read: {error}"))
+fn machine(teller: &Teller) -> Result<Machine, String> {
+    Machine::look(teller.half_time()).map_err(|error| format!("/proc cannot be read: {error}"))
 }
 
 /// Asks the run that owns the FIFO, if one does.
@@ -101,16 +102,16 @@ fn owner_text(owner: Option<&owned::Status>) -> String {
     text
 }
 
-fn close(path: &Path, deadline: std::time::Instant) -> Result<Answer<Closed>, String> {
+fn close(path: &Path, teller: &Teller) -> Result<Answer<Closed>, String> {
     let (path, fifo) = find(path)?;
     if let Some(owner) = ask(&path, Ask::Close)? {
         let did = vec![format!("asked pipewarden ({}), which owns it, to close it", owner.pid)];
-        let left = status(&path, fifo, &machine(deadline)?, true);
+        let left = status(&path, fifo, &machine(teller)?, true);
         return Ok(Answer { seen: Closed { did, released: Vec::new(), left }, owner: Some(owner) });
     }
-    let before = status(&path, fifo, &machine(deadline)?, true);
+    let before = status(&path, fifo, &machine(teller)?, true);
     let (did, released) = release(&path, fifo, &before, PATIENCE)?;
-    let left = status(&path, fifo, &machine(deadline)?, true);
+    let left = status(&path, fifo, &machine(teller)?, true);
     Ok(Answer { seen: Closed { did, released, left }, owner: None })
 }
 

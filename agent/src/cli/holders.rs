@@ -34,7 +34,7 @@ impl Holders {
     pub fn run(&self) -> ExitCode {
         explained::answer(self.bounds, |teller| {
             let mut machine =
-                Machine::look(teller.halfway).map_err(|error| format!("/proc cannot be read: {error}"))?;
+                Machine::look(teller.half_time()).map_err(|error| format!("/proc cannot be read: {error}"))?;
             if let Target::Process(pid, _) = self.target {
                 // What fails here is only that sockets of another namespace stay unnamed.
                 if let Err(error) = machine.sockets.add_those_of(pid) {

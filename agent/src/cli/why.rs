@@ -27,7 +27,7 @@ impl Why {
     #[must_use]
     pub fn run(&self) -> ExitCode {
         explained::answer(self.bounds, |teller| {
-            let machine = look(self.pid, teller.halfway)?;
+            let machine = look(self.pid, teller.half_time())?;
             for full in [false, true] {
                 let (explanation, graph) = explain(self.pid, &machine, full)?;
                 teller.answer(&if self.json {

@@ -32,14 +32,21 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Teller {
     to: File,
-    /// When to stop looking around and begin to tell: halfway, so that what was seen is told in time.
-    pub halfway: Instant,
+    /// When nobody waits any more.
+    deadline: Instant,
 }
 
 const ANSWER: u8 = b'A';
 const ERROR: u8 = b'E';
 
 impl Teller {
+    /// Until when to look around: half of the time that is left, so that what was seen is told in time.
+    #[must_use]
+    pub fn half_time(&self) -> Instant {
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now) / 2
+    }
+
     /// Tells an answer, which replaces those told before.
     pub fn answer(&mut self, text: &str) {
         self.tell(ANSWER, text);
@@ -69,8 +76,7 @@ pub fn look(within: Duration, look: impl FnOnce(&mut Teller) -> Result<(), Strin
     // SAFETY: there is one thread, so the child may do all that we could.
     match unsafe { fork() }? {
         ForkResult::Child => {
-            let mut teller =
-                Teller { to: alone(to, us), halfway: deadline.checked_sub(within / 2).unwrap_or(deadline) };
+            let mut teller = Teller { to: alone(to, us), deadline };
             if let Err(error) = look(&mut teller) {
                 teller.tell(ERROR, &error);
             }
