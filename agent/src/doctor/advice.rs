@@ -9,6 +9,8 @@ use crate::kernel::facts::Held;
 /// What decides why a rung is not to be had.
 #[derive(Clone, Debug)]
 pub struct Situation {
+    /// The kernel's version.
+    pub version: (u32, u32),
     /// This process's capabilities, if they could be read.
     pub held: Option<Held>,
     /// How far the kernel is locked down, if it could be asked.
@@ -68,7 +70,7 @@ impl Situation {
     }
 }
 
-/// The one thing to do next. The first obstacle is named: what lies behind it shows when it is gone.
+/// The one thing to do next: the obstacle that has to go first.
 #[must_use]
 pub fn advise(rungs: &[Rung], situation: &Situation) -> Advice {
     let usable = |name: &str| rungs.iter().any(|rung| rung.name == name && rung.usable);
@@ -79,21 +81,23 @@ pub fn advise(rungs: &[Rung], situation: &Situation) -> Advice {
     if !situation.initial_pid_namespace {
         return because("start this in the machine's own pid namespace (a container: with --pid=host, hostPID: true)");
     }
-    if !situation.may() && !situation.could() {
-        return because("what started us took CAP_BPF and CAP_PERFMON away for good: a container needs them added");
-    }
-    if !situation.may() {
-        let program = std::env::current_exe().map_or_else(|_| "pipewarden".into(), |path| path.display().to_string());
-        return Advice {
-            command: Some(format!("sudo setcap cap_bpf,cap_perfmon+ep {program}")),
-            why: "lets it load and attach BPF programs".to_owned(),
-        };
-    }
     if !situation.btf {
         return because("boot a kernel that tells its types (CONFIG_DEBUG_INFO_BTF)");
     }
     if situation.confidential() {
         return because("boot without lockdown=confidentiality");
+    }
+    if !situation.may() && !situation.could() {
+        return because("what started us took CAP_BPF and CAP_PERFMON away for good: a container needs them added");
+    }
+    if !situation.may() {
+        // Maps count against a limit there that only this lifts.
+        let limit = if situation.version < (5, 11) { ",cap_sys_resource" } else { "" };
+        let program = std::env::current_exe().map_or_else(|_| "pipewarden".into(), |path| path.display().to_string());
+        return Advice {
+            command: Some(format!("sudo setcap cap_bpf,cap_perfmon{limit}+ep {program}")),
+            why: "lets it load and attach BPF programs".to_owned(),
+        };
     }
     if usable("bpf-tracepoint") || usable("bpf-kprobe") {
         return because("what is better than the best usable rung is refused by the platform; no command changes that");
@@ -108,7 +112,7 @@ mod tests {
 
     fn situation(effective: u64, bounding: u64) -> Situation {
         let held = Held { effective: Capabilities::from_bits(effective), bounding: Capabilities::from_bits(bounding) };
-        Situation { held: Some(held), lockdown: None, btf: true, initial_pid_namespace: true }
+        Situation { version: (6, 1), held: Some(held), lockdown: None, btf: true, initial_pid_namespace: true }
     }
 
     fn rung(name: &'static str, usable: bool) -> Rung {
@@ -121,6 +125,8 @@ mod tests {
         let none = [rung("bpf-fentry", false), rung("bpf-tracepoint", false)];
         let command = advise(&none, &situation(0, all)).command.unwrap();
         assert!(command.starts_with("sudo setcap cap_bpf,cap_perfmon+ep /"), "{command}");
+        let old = Situation { version: (5, 10), ..situation(0, all) };
+        assert!(advise(&none, &old).command.unwrap().contains("cap_perfmon,cap_sys_resource+ep"));
         assert_eq!(advise(&none, &situation(0, 0)).command, None, "setcap cannot help there");
         assert_eq!(advise(&[rung("bpf-fentry", true)], &situation(0, 0)).command, None);
         let confidential = Situation { lockdown: Some("confidentiality".into()), ..situation(all, all) };

@@ -109,6 +109,7 @@ pub fn examine() -> Report {
     let held = Held::read().ok();
     let lockdown = facts::lockdown();
     let situation = advice::Situation {
+        version: facts::version(),
         held,
         lockdown: lockdown.as_deref().ok().map(str::to_owned),
         btf: facts::btf_size().is_ok(),
