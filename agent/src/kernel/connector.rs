@@ -382,7 +382,9 @@ mod tests {
     use super::*;
 
     fn connector() -> Option<Connector> {
-        Connector::open(Kinds::LINEAGE).inspect_err(|error| eprintln!("SKIPPED needs the proc connector: {error}")).ok()
+        Connector::open(Kinds::LINEAGE)
+            .inspect_err(|error| crate::kernel::skipped(format_args!("needs the proc connector: {error}")))
+            .ok()
     }
 
     #[test]

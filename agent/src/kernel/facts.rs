@@ -218,7 +218,7 @@ mod tests {
         let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         match lockdown() {
             Ok(level) => assert!(["none", "integrity", "confidentiality"].contains(&level.as_str()), "{level}"),
-            Err(error) => eprintln!("SKIPPED needs securityfs, mounted or to be mounted: {error}"),
+            Err(error) => crate::kernel::skipped(format_args!("needs securityfs, mounted or to be mounted: {error}")),
         }
         assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     }

@@ -19,3 +19,9 @@ mod log;
 pub mod object;
 pub mod self_test;
 pub mod snapshot;
+
+/// Says that a test does not run here, and why, past libtest's capture.
+#[cfg(test)]
+fn skipped(why: std::fmt::Arguments<'_>) {
+    let _ = nix::unistd::write(std::io::stderr(), format!("SKIPPED {why}\n").as_bytes());
+}

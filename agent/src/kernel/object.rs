@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn every_offset_exists_in_the_running_kernel() {
         if let Err(error) = Btf::of_the_kernel() {
-            eprintln!("SKIPPED needs a kernel with BTF: {error}");
+            crate::kernel::skipped(format_args!("needs a kernel with BTF: {error}"));
             return;
         }
         let globals = globals(Scope::Lineage).unwrap();

@@ -247,14 +247,14 @@ mod tests {
     /// A listener on a rung that tells about us, or a line that says why there is none here.
     fn listener(rung: Rung) -> Option<Listener> {
         if !in_initial_pid_namespace() {
-            eprintln!("SKIPPED {rung}: needs the initial pid namespace");
+            crate::kernel::skipped(format_args!("{rung}: needs the initial pid namespace"));
             return None;
         }
         match Listener::attach(rung, Scope::Lineage) {
             Ok(listener) => Some(listener),
             Err(error @ LoadError::Stale(_)) => panic!("{rung}: {error}"),
             Err(error) => {
-                eprintln!("SKIPPED {rung} is not to be had here: {error}");
+                crate::kernel::skipped(format_args!("{rung} is not to be had here: {error}"));
                 None
             }
         }
@@ -273,10 +273,10 @@ mod tests {
     #[test]
     fn where_pids_are_not_ours_no_rung_is_believed() {
         if in_initial_pid_namespace() {
-            return eprintln!("SKIPPED needs a pid namespace");
+            return crate::kernel::skipped(format_args!("needs a pid namespace"));
         }
         let Ok(mut listener) = Listener::attach(Rung::Tracepoint, Scope::Lineage) else {
-            return eprintln!("SKIPPED needs BPF");
+            return crate::kernel::skipped(format_args!("needs BPF"));
         };
         assert!(matches!(of_listener(&mut listener), Err(SelfTestError::ForeignPids)));
     }

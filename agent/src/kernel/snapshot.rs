@@ -100,8 +100,13 @@ mod tests {
     fn a_pass_sees_our_own_pipe_and_our_own_identity() {
         let mut snapshot = match Snapshot::load() {
             Ok(snapshot) if in_initial_pid_namespace() => snapshot,
-            Ok(_) => return eprintln!("SKIPPED needs the initial pid namespace"),
-            Err(error) => return eprintln!("SKIPPED needs BPF iterators: {error} {:?}", error.verifier_tail(30)),
+            Ok(_) => return crate::kernel::skipped(format_args!("needs the initial pid namespace")),
+            Err(error) => {
+                return crate::kernel::skipped(format_args!(
+                    "needs BPF iterators: {error} {:?}",
+                    error.verifier_tail(30)
+                ));
+            }
         };
         let us = Stat::read(std::process::id().cast_signed()).unwrap();
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
