@@ -13,7 +13,7 @@ use super::table::Table;
 use crate::process::{finish, pipe, read_some};
 
 const AT_ONCE: [&str; 4] = ["--holder-grace", "0", "-s", "KILL"];
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 4;
 
 /// Measures, and says what came of it.
 pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
