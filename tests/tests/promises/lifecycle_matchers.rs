@@ -68,12 +68,12 @@ fn the_claude_profile_ends_a_session() {
     let steps = [
         r#"say:{"type":"system","subtype":"init","session_id":"5e551041","tools":[]}"#,
         r#"say:{"type":"assistant","message":{"content":[{"type":"tool_use","id":"toolu_1","name":"Bash"}]}}"#,
-        "work:1200",
+        "work:3500",
         r#"say:{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"toolu_1"}]}}"#,
         r#"say:{"type":"result","subtype":"success","session_id":"5e551041"}"#,
         "hang",
     ];
-    let run = Run::on(&stage).options(CLAUDE).options(["--idle-timeout", "500ms"]);
+    let run = Run::on(&stage).options(CLAUDE).options(["--idle-timeout", "1500ms"]);
     let ended = run.fixture("fake_agent", steps).end();
     assert_eq!((ended.code(), ended.report().ended_for()), (0, "done".into()), "{}", ended.stderr.text());
     assert_eq!(ended.report().tries[0]["session_id"], "5e551041");

@@ -342,21 +342,19 @@ fn a_fifo_of_nobody_is_no_run_to_ask() {
 #[test]
 fn the_fifo_outlasts_a_try() {
     let scene = Scene::with_fifo();
-    let resume = format!("{} line exit:0", binary("fake_agent").display());
-    let run = scene.agent(&["say:session s-1", "line", "hang"]);
-    let run = run.options(["--idle-timeout", "700ms", "--retries", "1", "--session-id", r"re:session (?<id>\S+)"]);
-    let run = run.options(["--resume-command", &format!("{resume} at:{{session_id}}")]).start();
+    let resume = format!("{} at:{{session_id}} say:'start b' line exit:0", binary("fake_agent").display());
+    // Only the silence after the first tool is one.
+    let run = scene.agent(&["say:session resumed", "say:start a", "line", "say:end a", "hang"]);
+    let run = run.options(["--tool-running", r"re:^start (?<id>\w)", "--tool-done", r"re:^end (?<id>\w)"]);
+    let run = run.options(["--idle-timeout", "1500ms", "--retries", "1", "--session-id", r"re:session (?<id>\S+)"]);
+    let run = run.options(["--resume-command", &resume]).start();
     let mut writer = scene.writer();
     writer.write_all(b"one\n").unwrap();
-    assert!(Deadline::patient().until(|| scene.status()["bytes_taken"] == 4));
-    let first = scene.status()["command"].clone();
-    assert!(Deadline::patient().until(|| {
-        let now = scene.status()["command"].clone();
-        now != first && now != 0
-    }));
+    let _ = scene.stage.wait("resumed");
     writer.write_all(b"two\n").unwrap();
     let ended = run.end();
-    assert_eq!((ended.code(), ended.stdout.text()), (0, "session s-1\none\ntwo\n".into()), "{}", ended.stderr.text());
+    let expected = "session resumed\nstart a\none\nend a\nstart b\ntwo\n";
+    assert_eq!((ended.code(), ended.stdout.text()), (0, expected.into()), "{}", ended.stderr.text());
 }
 
 fn records(path: &Path) -> Vec<Value> {

@@ -55,7 +55,9 @@ fn a_command_that_handles_ctrl_c_keeps_the_shells_loop() {
         nothing,
         &[
             (
-                Press("for i in 1 2; do ./w bash -c \"trap 'echo caught; exit 5' INT; echo number $i; read\"; done\r"),
+                Press(
+                    "for i in 1 2; do ./w bash -c \"trap 'echo caught; exit 5' INT; echo number $i; sleep 100\"; done\r",
+                ),
                 Shows("\nnumber 1"),
             ),
             (Press("\x03"), Shows("\nnumber 2")),
@@ -173,7 +175,7 @@ fn the_window_changes_its_size() {
         nothing,
         &[
             (
-                Press("./w bash -c 'trap \"stty size; kill \\$!; exit\" WINCH; sleep 100 & echo ready; wait'\r"),
+                Press("./w bash -c 'trap \"stty size; exit\" WINCH; echo ready; while :; do sleep 0.05; done'\r"),
                 Shows("\nready"),
             ),
             (Resize(30, 100), At("3$ ")),
