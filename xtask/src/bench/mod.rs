@@ -25,7 +25,7 @@ use table::Table;
 /// Measure what the README says of `run`, against other programs, in one go.
 #[derive(clap::Args)]
 pub(crate) struct Bench {
-    /// What to measure [all]
+    /// What to measure; everything unless told
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the samples: shows that the bench works, not how fast anything is
