@@ -382,11 +382,13 @@ fn the_one_command_helps() {
     let set = unsafe { libc::setxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
     let output = Command::new(&copy).args(["doctor", "--json"]).uid(65534).gid(65534).output().unwrap();
-    let (before, user, root) = (told.rungs(), Report::of(&output).rungs(), Report::here().rungs());
-    for rung in ["bpf-fentry", "bpf-kprobe", "bpf-tracepoint"] {
-        assert!(!before[rung], "{rung}, before");
-        assert_eq!(user[rung], root[rung], "{rung}: {}", String::from_utf8_lossy(&output.stdout));
-    }
+    let best = |report: &Report| {
+        let rungs = report.rungs();
+        ["bpf-fentry", "bpf-kprobe", "bpf-tracepoint"].into_iter().find(|rung| rungs[*rung])
+    };
+    assert_eq!(best(&told), None, "before");
+    // Not every rung: on 5.10 and 6.1 a kprobe takes CAP_SYS_ADMIN. But the best is the same.
+    assert_eq!(best(&Report::of(&output)), best(Report::here()), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]

@@ -35,8 +35,11 @@ const WANTED: [&str; 2] = ["BPF", "PERFMON"];
 
 impl Situation {
     fn may(&self) -> bool {
-        let has = |held: Held| held.effective.has("SYS_ADMIN") || WANTED.iter().all(|name| held.effective.has(name));
-        self.held.is_some_and(has)
+        self.admin() || self.held.is_some_and(|held| WANTED.iter().all(|name| held.effective.has(name)))
+    }
+
+    fn admin(&self) -> bool {
+        self.held.is_some_and(|held| held.effective.has("SYS_ADMIN"))
     }
 
     /// Whether a program of ours could be given what it wants.
@@ -59,6 +62,9 @@ impl Situation {
             Some(libc::EPERM | libc::EACCES) if bpf && !self.may() => Some("it takes CAP_BPF and CAP_PERFMON"),
             Some(_) if bpf && self.confidential() => {
                 Some("lockdown=confidentiality forbids reading the kernel's memory")
+            }
+            Some(libc::EACCES) if probe == Probe::BpfKprobe && !self.admin() => {
+                Some("some kernels want CAP_SYS_ADMIN for it")
             }
             Some(libc::EPERM) if bpf => Some("although we have the capabilities: the platform forbids it"),
             Some(libc::ENOENT) if probe == Probe::BpfKprobe && self.btf => {

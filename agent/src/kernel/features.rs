@@ -21,7 +21,11 @@ pub struct Feature {
     pub detail: String,
 }
 
-/// Tries all of them. The order is that of the report.
+/// All of them, in the order of the report.
+const NAMES: [&str; 7] =
+    ["scm_fds", "user_files", "pidfd_signal_process_group", "so_peerpidfd", "cgroup_kill", "proc_children", "kcmp"];
+
+/// Tries all of them.
 #[must_use]
 pub fn all() -> Vec<Feature> {
     vec![
@@ -43,6 +47,13 @@ pub fn all() -> Vec<Feature> {
         feature("proc_children", proc_children(), "a process's children are listed", "CONFIG_PROC_CHILDREN"),
         feature("kcmp", kcmp(), "two descriptors of one open file are known", "CONFIG_KCMP"),
     ]
+}
+
+/// The same list where nothing could be tried: no report leaves one out.
+#[must_use]
+pub fn untried(why: &dyn std::fmt::Display) -> Vec<Feature> {
+    let feature = |name: &&str| Feature { name: (*name).to_owned(), available: false, detail: why.to_string() };
+    NAMES.iter().map(feature).collect()
 }
 
 fn feature(name: &str, tried: io::Result<bool>, what: &str, needs: &str) -> Feature {
@@ -184,4 +195,15 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_tried_is_in_the_list_too() {
+        let names = |features: Vec<Feature>| features.into_iter().map(|feature| feature.name).collect::<Vec<_>>();
+        assert_eq!(names(untried(&"no answer")), names(all()));
+    }
 }
