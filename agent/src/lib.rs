@@ -14,6 +14,8 @@
 //! - [`run`]: the supervisor.
 //! - [`explain`]: the hang explained: who waits for whom, and what would release it.
 //! - [`doctor`]: what of all this works here, and why the rest does not.
+//! - [`supervise`]: several commands, each in a run of its own.
+//! - [`value`]: durations and signals as people write them.
 //! - [`cli`]: arguments, and how results are printed.
 
 pub mod act;
@@ -26,3 +28,5 @@ pub mod ownership;
 pub mod pipe;
 pub mod process;
 pub mod run;
+pub mod supervise;
+pub mod value;

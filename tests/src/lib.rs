@@ -29,5 +29,6 @@ pub mod session;
 pub mod shape;
 pub mod skip;
 pub mod stage;
+pub mod supervise;
 pub mod terminal;
 pub mod tracer;

@@ -98,6 +98,7 @@ impl From<Hash> for String {
 pub struct Chain {
     run: RunId,
     host: String,
+    name: Option<String>,
     next: u64,
     head: Option<Hash>,
 }
@@ -106,7 +107,13 @@ impl Chain {
     /// A chain without a record.
     #[must_use]
     pub fn new(run: RunId, host: String) -> Chain {
-        Chain { run, host, next: 0, head: None }
+        Chain { run, host, name: None, next: 0, head: None }
+    }
+
+    /// The same, of a command that has a name.
+    #[must_use]
+    pub fn named(self, name: Option<String>) -> Chain {
+        Chain { name, ..self }
     }
 
     /// How many records it has.
@@ -128,6 +135,7 @@ impl Chain {
             seq: self.next,
             time,
             host: self.host.clone(),
+            name: self.name.clone(),
             event,
             late,
             prev: self.head,

@@ -49,6 +49,9 @@ pub struct Body {
     pub time: Time,
     /// The host's name, as uname(2) tells it.
     pub host: String,
+    /// The command's name, where `pipewarden supervise` runs it under one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,

@@ -63,9 +63,18 @@ impl Log {
     ///
     /// One line that names the option and the path.
     pub fn open(target: &Target, run: RunId) -> Result<Log, OpenError> {
+        Log::open_named(target, run, None)
+    }
+
+    /// The same for a command that has a name, which every record then says.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Log::open).
+    pub fn open_named(target: &Target, run: RunId, name: Option<String>) -> Result<Log, OpenError> {
         let sink = Sink::open(target)?;
         let shared = Arc::new(Shared::default());
-        let writer = Writer { chain: Chain::new(run, host()), sink, shared: Arc::clone(&shared) };
+        let writer = Writer { chain: Chain::new(run, host()).named(name), sink, shared: Arc::clone(&shared) };
         start(writer).map_err(|error| OpenError::Thread { target: target.clone(), error })?;
         Ok(Log { run, shared: Some(shared) })
     }

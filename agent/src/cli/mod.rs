@@ -8,7 +8,7 @@ pub mod holders;
 mod lifecycle;
 pub mod print;
 pub mod run;
-mod value;
+pub mod supervise;
 pub mod why;
 
 use std::process::ExitCode;
@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::value;
 
 /// The exit status of what we ourselves could not do, as with env(1) and timeout(1).
 const FAILURE: u8 = 125;
@@ -31,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(Box<run::Run>),
+    Supervise(Box<supervise::Supervise>),
     /// Check the audit log that --audit wrote
     #[command(subcommand)]
     Audit(audit::Command),
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
     });
     match parsed {
         Ok((Cli { verb: Verb::Run(run) }, written)) => run.run(written),
+        Ok((Cli { verb: Verb::Supervise(supervise) }, _)) => supervise.run(),
         Ok((Cli { verb: Verb::Audit(command) }, _)) => audit::run(&command),
         Ok((Cli { verb: Verb::Holders(holders) }, _)) => holders.run(),
         Ok((Cli { verb: Verb::Why(why) }, _)) => why.run(),

@@ -287,6 +287,7 @@ impl Run {
             pdeathsig: self.pdeathsig,
             audit: self.audit.map(Target::from),
             described,
+            ..Options::new(Vec::new())
         })
     }
 }

@@ -337,6 +337,8 @@ impl Ending {
         if !view.pumping && !census.holders.iter().any(may_hold) && census.complete {
             self.tables_clear = true;
         }
+        // The grace is for those who are there.
+        self.reaped |= census.complete && census.members.is_empty();
         let waited = self.clock.read();
         let home = self.policy.home;
         let at_home = census.members.iter().filter(|stat| stat.pgid == home);

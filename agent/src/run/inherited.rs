@@ -40,6 +40,12 @@ pub fn was_closed(fd: usize) -> bool {
     CLOSED.get(fd).is_some_and(|bit| STATE.load(Ordering::Relaxed) & bit != 0)
 }
 
+/// Notes that we put something else in the place of descriptors 0, 1 and 2: whoever is started from
+/// here on gets that.
+pub fn standard_were_replaced() {
+    STATE.fetch_and(!CLOSED.iter().fold(0, |bits, bit| bits | bit), Ordering::Relaxed);
+}
+
 /// Whether SIGPIPE was ignored when we were started.
 #[must_use]
 pub fn sigpipe_was_ignored() -> bool {

@@ -4,24 +4,24 @@ pub mod options;
 pub mod report;
 
 mod course;
-mod downstream;
+pub(crate) mod downstream;
 mod drain;
 mod ending;
 mod feed;
 pub mod fifo;
-mod inherited;
+pub(crate) mod inherited;
 mod journal;
 pub mod matchers;
 mod pump;
-mod reap;
-mod relay;
+pub(crate) mod reap;
+pub(crate) mod relay;
 mod scene;
-mod signals;
+pub(crate) mod signals;
 mod spawn;
-mod stdio;
+pub(crate) mod stdio;
 mod supervisor;
 pub mod template;
-mod terminal;
+pub(crate) mod terminal;
 mod tries;
 mod watch;
 mod witness;
@@ -104,8 +104,25 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
         Role::Relay(status) => return Ok(Finished::Relayed(status)),
         Role::Supervisor(front) => front,
     };
+    run_here(options, signals, own_group, front, Box::new(|_| {}))
+}
+
+/// The same in a process of which the caller knows that it has no children and is not pid 1.
+/// `own_group`: the command gets a process group of its own. `front`: the process that adopts orphans
+/// which are not lineage, if there is one. `started` is told the command's pid, at every try.
+///
+/// # Errors
+///
+/// As [`RunError`] says.
+pub fn run_here(
+    options: &Options,
+    mut signals: Signals,
+    own_group: bool,
+    front: Option<i32>,
+    started: Box<dyn FnMut(i32)>,
+) -> Result<Finished, RunError> {
     let log = match &options.audit {
-        Some(target) => Log::open(target, RunId::new())?,
+        Some(target) => Log::open_named(target, RunId::new(), options.name.clone())?,
         None => Log::disabled(RunId::new()),
     };
     let journal = Journal::open(log, options);
@@ -116,7 +133,7 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
             return Err(error);
         }
     };
-    let mut scene = Scene::new(ready, signals, own_group, front, journal);
+    let mut scene = Scene::new(ready, signals, own_group, front, journal, started);
     let tried = tries::run(options, &mut scene);
     let Scene { journal, failed, feed, .. } = scene;
     drop(feed); // whoever came late to its FIFO is let go before we are gone

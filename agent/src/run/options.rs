@@ -130,6 +130,17 @@ pub enum ReportStyle {
     None,
 }
 
+/// Whom the command runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its user id.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
+}
+
 /// Everything that a run is asked to do.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -183,6 +194,52 @@ pub struct Options {
     pub audit: Option<Target>,
     /// The options as the user wrote them, for the audit log.
     pub described: Vec<(String, String)>,
+    /// The name by which a supervisor of several knows this command, for the audit log.
+    pub name: Option<String>,
+    /// The command's environment, where it is not ours.
+    pub environment: Option<Vec<(OsString, OsString)>>,
+    /// The command's working directory, where it is not ours.
+    pub directory: Option<PathBuf>,
+    /// Whom the command runs as, where it is not us.
+    pub user: Option<User>,
+}
+
+impl Options {
+    /// What is asked of a run that is told nothing but its command.
+    #[must_use]
+    pub fn new(command: Vec<OsString>) -> Options {
+        Options {
+            command,
+            signal: Signal::SIGTERM,
+            kill_after: Duration::from_secs(1),
+            timeout: None,
+            idle_timeout: None,
+            lifecycle: Lifecycle::default(),
+            holder_grace: Duration::from_millis(200),
+            max_drain: Duration::from_secs(5),
+            max_deliver: None,
+            on_holder: OnHolder::End,
+            on_foreign: OnForeign::Auto,
+            on_opaque: OnOpaque::Report,
+            reap: Reap::Auto,
+            keep: Keep::default(),
+            leak: Leak::Pass,
+            stdio: Stdio::Auto,
+            split: false,
+            stdin: Stdin::Inherit,
+            report: ReportStyle::Text,
+            preserve_status: false,
+            foreground: false,
+            rewrite: Vec::new(),
+            pdeathsig: None,
+            audit: None,
+            described: Vec::new(),
+            name: None,
+            environment: None,
+            directory: None,
+            user: None,
+        }
+    }
 }
 
 impl Options {

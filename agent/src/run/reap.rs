@@ -22,6 +22,13 @@ pub fn peek() -> io::Result<Option<Death>> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
+/// Whether a child has exited, without reaping it.
+#[must_use]
+pub fn has_exited(pid: i32) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid) else { return false };
+    matches!(wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some(_)))
+}
+
 /// Reaps a child if it has exited; whether it had.
 #[must_use]
 pub fn reap(pid: i32) -> bool {

@@ -41,6 +41,8 @@ pub struct Scene {
     pub front: Option<i32>,
     /// Processes of ours that are no lineage.
     pub sinks: HashSet<i32>,
+    /// Who is told the command's pid.
+    pub told: Box<dyn FnMut(i32)>,
     /// The books.
     pub journal: Journal,
     /// When the run began.
@@ -67,7 +69,14 @@ enum Input {
 impl Scene {
     /// Takes what was prepared.
     #[must_use]
-    pub fn new(ready: Ready, signals: Signals, own_group: bool, front: Option<i32>, journal: Journal) -> Scene {
+    pub fn new(
+        ready: Ready,
+        signals: Signals,
+        own_group: bool,
+        front: Option<i32>,
+        journal: Journal,
+        told: Box<dyn FnMut(i32)>,
+    ) -> Scene {
         let (pumps, ends) = ready.lines.into_iter().unzip();
         Scene {
             // Another child that is no lineage.
@@ -78,6 +87,7 @@ impl Scene {
             feed: ready.feed,
             own_group,
             front,
+            told,
             journal,
             started: Instant::now(),
             stopped: Duration::ZERO,
@@ -130,7 +140,11 @@ impl Scene {
             inherited: self.signals.inherited(),
             own_group: self.own_group,
             pdeathsig: options.pdeathsig,
+            environment: options.environment.as_deref(),
+            directory: options.directory.as_deref(),
+            user: options.user.as_ref(),
         })?;
+        (self.told)(spawned.pid);
         let home = if self.own_group { spawned.pid } else { nix::unistd::getpgrp().as_raw() };
         let root = nix::unistd::getpid().as_raw();
         Ok((spawned, Lineage { root, home, adopter: self.front }))

@@ -110,6 +110,18 @@ impl Signals {
         self.witness.as_ref().map(Witness::pid)
     }
 
+    /// The same in a process that was forked from one that had taken over signals: what was sent to
+    /// that one is not for us, and its requests are to be heard whatever it was told to ignore.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor to be had.
+    pub fn after_fork(inherited: Inherited) -> io::Result<Signals> {
+        let fd = SignalFd::with_flags(&taken(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let inherited = Inherited { sigterm_ignored: false, sigint_ignored: false, ..inherited };
+        Ok(Signals { fd, inherited, witness: None })
+    }
+
     /// What the command gets back.
     #[must_use]
     pub fn inherited(&self) -> Inherited {

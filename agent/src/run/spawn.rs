@@ -3,12 +3,14 @@
 use std::ffi::{CString, OsString};
 use std::io::{self, Read};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
 use super::inherited::{sigpipe_was_ignored, was_closed};
+use super::options::User;
 use super::signals::Inherited;
 use crate::act::pidfd_open;
 
@@ -24,6 +26,12 @@ pub struct Setup<'a> {
     pub own_group: bool,
     /// The signal that it gets when we die.
     pub pdeathsig: Option<Signal>,
+    /// Its environment, where it is not ours.
+    pub environment: Option<&'a [(OsString, OsString)]>,
+    /// Its working directory, where it is not ours.
+    pub directory: Option<&'a Path>,
+    /// Whom it runs as, where it is not us.
+    pub user: Option<&'a User>,
 }
 
 /// The command, running.
@@ -39,7 +47,7 @@ pub struct Spawned {
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// An argument has a NUL byte in it.
-    #[error("an argument contains a NUL byte: no program can be given it")]
+    #[error("an argument, a variable or the directory contains a NUL byte: no program can be given it")]
     Nul,
     /// There is no such program.
     #[error("{0}: not found; is it installed, and in PATH?")]
@@ -65,7 +73,16 @@ impl SpawnError {
 }
 
 /// The steps between fork and exec that can fail, in the byte that the child reports.
-const STEPS: [&str; 4] = ["execvp", "setpgid", "dup2", "prctl(PR_SET_PDEATHSIG)"];
+const STEPS: [&str; 8] =
+    ["execvp", "setpgid", "dup2", "prctl(PR_SET_PDEATHSIG)", "setgroups", "setgid", "setuid", "chdir"];
+
+/// The step that has a path to be named with it.
+const CHDIR: u8 = 7;
+
+unsafe extern "C" {
+    /// environ(7), in which execvp(3) looks for PATH.
+    static mut environ: *const *const libc::c_char;
+}
 
 /// Forks and executes the command. When this returns it is executing, or nothing of it is left.
 ///
@@ -75,22 +92,23 @@ const STEPS: [&str; 4] = ["execvp", "setpgid", "dup2", "prctl(PR_SET_PDEATHSIG)"
 ///
 /// As [`SpawnError`] says.
 pub fn spawn(setup: &Setup<'_>) -> Result<Spawned, SpawnError> {
-    let arguments: Vec<CString> = setup
-        .command
-        .iter()
-        .map(|argument| CString::new(argument.clone().into_vec()))
-        .collect::<Result<_, _>>()
-        .map_err(|_| SpawnError::Nul)?;
-    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-    pointers.push(std::ptr::null());
+    let arguments = strings(setup.command.iter().map(|argument| argument.as_bytes().to_vec()))?;
+    let environment = setup.environment.map(|variables| strings(variables.iter().map(definition))).transpose()?;
+    let directory = setup.directory.map(|path| strings([path.as_os_str().as_bytes().to_vec()])).transpose()?;
+    let (arguments, environment) = (pointers(&arguments), environment.as_deref().map(pointers));
+    let prepared = Prepared {
+        arguments: &arguments,
+        environment: environment.as_deref(),
+        directory: directory.as_ref().and_then(|path| path.first()).map(|path| path.as_ptr()),
+    };
     let (mut said, say) = report_pipe().map_err(|error| SpawnError::System("pipe", error))?;
     let supervisor = nix::unistd::getpid();
 
     // SAFETY: between fork and exec the child calls only async-signal-safe functions, on memory that
-    // was made before (`pointers`, `setup`), and it never returns.
+    // was made before (`prepared`, `setup`), and it never returns.
     match unsafe { nix::unistd::fork() } {
         Err(error) => Err(SpawnError::System("fork", error.into())),
-        Ok(ForkResult::Child) => become_command(setup, &pointers, supervisor, say.into_raw_fd()),
+        Ok(ForkResult::Child) => become_command(setup, &prepared, supervisor, say.into_raw_fd()),
         Ok(ForkResult::Parent { child }) => {
             drop(say);
             if setup.own_group {
@@ -107,6 +125,26 @@ pub fn spawn(setup: &Setup<'_>) -> Result<Spawned, SpawnError> {
             }
         }
     }
+}
+
+/// What the child needs, made before the fork: after it nothing may be allocated.
+struct Prepared<'a> {
+    arguments: &'a [*const libc::c_char],
+    environment: Option<&'a [*const libc::c_char]>,
+    directory: Option<*const libc::c_char>,
+}
+
+fn strings(texts: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<CString>, SpawnError> {
+    texts.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|_| SpawnError::Nul)
+}
+
+/// `NAME=VALUE`.
+fn definition((name, value): &(OsString, OsString)) -> Vec<u8> {
+    [name.as_bytes(), b"=", value.as_bytes()].concat()
+}
+
+fn pointers(strings: impl AsRef<[CString]>) -> Vec<*const libc::c_char> {
+    strings.as_ref().iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 fn watch(child: Pid) -> Result<Spawned, SpawnError> {
@@ -129,6 +167,10 @@ fn report_pipe() -> io::Result<(std::fs::File, OwnedFd)> {
 fn explain(setup: &Setup<'_>, words: [u8; 5]) -> SpawnError {
     let [step, number @ ..] = words;
     let error = io::Error::from_raw_os_error(i32::from_ne_bytes(number));
+    if let (CHDIR, Some(directory)) = (step, setup.directory) {
+        let error = io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+        return SpawnError::System("chdir", error);
+    }
     if step != 0 {
         return SpawnError::System(STEPS.get(usize::from(step)).copied().unwrap_or("start"), error);
     }
@@ -140,7 +182,7 @@ fn explain(setup: &Setup<'_>, words: [u8; 5]) -> SpawnError {
 }
 
 /// The child's way from fork to exec.
-fn become_command(setup: &Setup<'_>, arguments: &[*const libc::c_char], supervisor: Pid, say: RawFd) -> ! {
+fn become_command(setup: &Setup<'_>, prepared: &Prepared<'_>, supervisor: Pid, say: RawFd) -> ! {
     let failed = |step: u8| -> ! {
         let number = nix::errno::Errno::last_raw().to_ne_bytes();
         let words = [step, number[0], number[1], number[2], number[3]];
@@ -165,6 +207,24 @@ fn become_command(setup: &Setup<'_>, arguments: &[*const libc::c_char], supervis
                 _ => {}
             }
         }
+        if let Some(user) = setup.user {
+            if libc::setgroups(user.groups.len(), user.groups.as_ptr()) != 0 {
+                failed(4);
+            }
+            if libc::setgid(user.gid) != 0 {
+                failed(5);
+            }
+            if libc::setuid(user.uid) != 0 {
+                failed(6);
+            }
+        }
+        // As that user: where it may not go, the command must not start either.
+        if let Some(directory) = prepared.directory
+            && libc::chdir(directory) != 0
+        {
+            failed(CHDIR);
+        }
+        // After the change of user, which clears it.
         if let Some(signal) = setup.pdeathsig {
             if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) != 0 {
                 failed(3);
@@ -179,7 +239,10 @@ fn become_command(setup: &Setup<'_>, arguments: &[*const libc::c_char], supervis
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         }
         libc::sigprocmask(libc::SIG_SETMASK, setup.inherited.mask.as_ref(), std::ptr::null_mut());
-        libc::execvp(arguments[0], arguments.as_ptr());
+        if let Some(environment) = prepared.environment {
+            environ = environment.as_ptr();
+        }
+        libc::execvp(prepared.arguments[0], prepared.arguments.as_ptr());
     }
     failed(0)
 }

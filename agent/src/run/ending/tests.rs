@@ -37,6 +37,7 @@ fn options() -> Options {
         pdeathsig: None,
         audit: None,
         described: Vec::new(),
+        ..Options::new(Vec::new())
     }
 }
 

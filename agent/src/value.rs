@@ -1,4 +1,4 @@
-//! How values on the command line are read, and what is said about those that cannot be.
+//! How durations and signals are written, and what is said about those that cannot be read.
 
 use std::time::Duration;
 
