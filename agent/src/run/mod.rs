@@ -7,7 +7,7 @@ mod course;
 pub(crate) mod downstream;
 mod drain;
 mod ending;
-mod feed;
+pub(crate) mod feed;
 pub mod fifo;
 pub(crate) mod inherited;
 mod journal;

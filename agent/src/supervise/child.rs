@@ -112,8 +112,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 impl Child {
     /// Forks a run.
     ///
-    /// Must be called from the main thread, and there may be no other but those that write what is
-    /// put out: the child is told of our death by the death of this thread.
+    /// Must be called from the main thread: the child is told of our death by the death of this thread.
     ///
     /// # Errors
     ///
@@ -136,8 +135,9 @@ impl Child {
         let stdin = start.stdin.map_or(Standard::Fd(0), Standard::Own);
         let standard = [stdin, open(start.stdout, 1)?, open(start.stderr, 2)?];
         let manager = nix::unistd::getpid();
-        // SAFETY: beside this thread there are at most those of `Downstream`, which hold no lock but
-        // the allocator's, and libc takes that one over the fork. The child never returns.
+        // SAFETY: beside this thread there are at most those that write what is put out and that look
+        // who opens a FIFO. What they lock is theirs, and the child uses nothing of it; but for the
+        // allocator, and libc takes that one over the fork. The child never returns.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => become_run(start.options, &standard, &say, start.inherited, start.front, manager),
             ForkResult::Parent { child } => {

@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::child::{Child, Destination, Start, append_to};
 use super::config::{Color, Command, Launch, Output, Ready, Stdin};
 use super::output::{Outputs, Route, Target, Way};
 use crate::audit;
 use crate::ownership::keep::Keep;
+use crate::run::fifo::Fifo;
 use crate::run::options::Options;
 use crate::run::signals::Inherited;
 use crate::run::stdio;
@@ -27,6 +29,8 @@ pub struct Surroundings<'a> {
     pub audit: Option<&'a audit::Target>,
     /// What the command gets of what we were started with.
     pub inherited: Inherited,
+    /// The FIFO that it reads, if it does.
+    pub fifo: Option<&'a Fifo>,
     /// The process in front of us.
     pub front: Option<i32>,
 }
@@ -42,6 +46,7 @@ pub fn launch(command: &Command, around: &Surroundings<'_>) -> io::Result<Child>
     let stdin = match launch.stdin {
         Stdin::Null => Some(stdio::dev_null()?),
         Stdin::Inherit => None,
+        Stdin::Fifo(_) => Some(reading_end(around.fifo)?),
     };
     let one = launch.stdout == launch.stderr
         && match launch.stdout {
@@ -52,6 +57,14 @@ pub fn launch(command: &Command, around: &Surroundings<'_>) -> io::Result<Child>
     let stdout = destination(command, Way::Stdout, around)?;
     let stderr = if one { Destination::SameAsStdout } else { destination(command, Way::Stderr, around)? };
     Child::start(Start { options: &options, stdin, stdout, stderr, inherited: around.inherited, front: around.front })
+}
+
+/// The command reads the FIFO itself: what it has not read when it is started anew is still there.
+fn reading_end(fifo: Option<&Fifo>) -> io::Result<OwnedFd> {
+    let fifo = fifo.and_then(Fifo::reading).ok_or_else(|| io::Error::other("its FIFO was closed"))?;
+    // A description of its own, which waits where ours must not. We hold both ends: it opens at once.
+    let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
+    Ok(File::open(path)?.into())
 }
 
 fn destination(command: &Command, way: Way, around: &Surroundings<'_>) -> io::Result<Destination> {

@@ -10,4 +10,5 @@ mod order;
 mod output;
 mod ready;
 mod reload;
+mod sidecar;
 mod storms;

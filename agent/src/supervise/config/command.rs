@@ -107,10 +107,12 @@ fn environment(value: &Value<'_>) -> Read<Vec<(String, String)>> {
 }
 
 fn stdin(value: &Value<'_>) -> Read<Stdin> {
-    match value.text()? {
-        "null" => Ok(Stdin::Null),
-        "inherit" => Ok(Stdin::Inherit),
-        other => Err(value.wrong(&format!("\"{}\" is no input; use null or inherit", other.escape_debug()))),
+    let text = value.text()?;
+    match (text, text.strip_prefix("fifo:")) {
+        ("null", _) => Ok(Stdin::Null),
+        ("inherit", _) => Ok(Stdin::Inherit),
+        (_, Some(path)) if !path.is_empty() => Ok(Stdin::Fifo(path.into())),
+        _ => Err(value.wrong(&format!("\"{}\" is no input; use null, inherit or fifo:PATH", text.escape_debug()))),
     }
 }
 

@@ -97,6 +97,8 @@ pub enum Stdin {
     Null,
     /// Ours.
     Inherit,
+    /// A FIFO that we own for as long as the command is not at rest.
+    Fifo(PathBuf),
 }
 
 /// Where an output stream goes.
@@ -298,6 +300,7 @@ fn check(source: &Source, config: &Config, lines: &HashMap<String, usize>) -> Re
         source.wrong(line, format!("command.{name}.{key}: {text}"))
     };
     let mut input_of: Option<&str> = None;
+    let mut fifos: HashMap<&Path, &str> = HashMap::new();
     for command in &config.commands {
         let name = &command.name;
         if let Some(unknown) = command.after.iter().find(|after| !lines.contains_key(*after)) {
@@ -310,6 +313,11 @@ fn check(source: &Source, config: &Config, lines: &HashMap<String, usize>) -> Re
         {
             let text = format!("{first} has our standard input already; use \"null\" for all but one");
             return Err(wrong(name, "stdin", &text));
+        }
+        if let Stdin::Fifo(path) = &command.launch.stdin
+            && let Some(first) = fifos.insert(path, name)
+        {
+            return Err(wrong(name, "stdin", &format!("{first} reads this FIFO already; use another path")));
         }
     }
     let order = config.start_order();

@@ -27,6 +27,7 @@ use super::output::{Outputs, Way};
 use super::ready::Probe;
 use super::state::{Act, Event, Phase, Rest};
 use crate::audit::Target;
+use crate::run::fifo::Fifo;
 use crate::run::reap;
 use crate::run::signals::{self, Signals};
 use answer::Waiter;
@@ -85,6 +86,7 @@ enum Source {
     Control,
     Output(Way),
     Child(usize),
+    Fifo(usize),
 }
 
 impl Manager {
@@ -301,6 +303,7 @@ impl Manager {
         {
             child.ask_to_end(now);
         }
+        slot.close_fifo();
         let after = slot.machine.phase();
         if let Some(text) = slot::change(before, after) {
             let text = format!("{}: {text}", slot.command.name);
@@ -359,6 +362,7 @@ impl Manager {
         let judged = slot.machine.phase() == Phase::Stopping(super::state::Then::Judge);
         slot.probe.exited();
         let _ = slot.machine.take(Event::Ended(code), now);
+        slot.close_fifo();
         let text = format!("{}: {how}{}", slot.command.name, slot.what_now(asked, now));
         self.outputs.log(&text);
         let name = slot.command.name.clone();
@@ -417,8 +421,10 @@ impl Manager {
     }
 
     fn launch(&mut self, index: usize, now: Instant) {
+        let opened = self.slots[index].open_fifo().map_err(io::Error::other);
         let slot = &self.slots[index];
         let around = Surroundings {
+            fifo: slot.fifo.as_ref(),
             outputs: &self.outputs,
             color: self.color,
             index,
@@ -428,7 +434,7 @@ impl Manager {
             front: self.front,
         };
         let probe = Probe::new(&slot.command.launch.ready);
-        let started = launch::launch(&slot.command, &around);
+        let started = opened.and_then(|()| launch::launch(&slot.command, &around));
         let slot = &mut self.slots[index];
         slot.probe = probe;
         match started {
@@ -449,6 +455,7 @@ impl Manager {
         self.outputs.log(&format!("shutting down: {why}"));
         for slot in &mut self.slots {
             let _ = slot.machine.take(Event::Shutdown, now);
+            slot.close_fifo();
         }
     }
 
@@ -491,6 +498,8 @@ impl Manager {
         fds.extend(control.map(|(fd, flags)| (Source::Control, fd, flags)));
         fds.extend(self.outputs.interests().map(|(way, fd, flags)| (Source::Output(way), fd, flags)));
         for (index, slot) in self.slots.iter().enumerate() {
+            let fifo = slot.fifo.iter().flat_map(Fifo::interests);
+            fds.extend(fifo.map(|(fd, flags)| (Source::Fifo(index), fd, flags)));
             if let Some(child) = &slot.child {
                 let interests = child.interests(|way| self.outputs.has_room(way));
                 fds.extend(interests.map(|fd| (Source::Child(index), fd, PollFlags::POLLIN)));
@@ -513,6 +522,7 @@ impl Manager {
             match source {
                 Source::Signals | Source::Control => {}
                 Source::Output(way) => self.outputs.said(way, flags),
+                Source::Fifo(index) => self.slots[index].attend_fifo(),
                 Source::Child(index) => {
                     self.listen(index);
                     self.read(index);

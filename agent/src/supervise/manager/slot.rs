@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::pipe::ExitStatus;
+use crate::run::feed::Closing;
+use crate::run::fifo::{Fifo, FifoError};
 use crate::supervise::child::Child;
-use crate::supervise::config::{Command, Ready};
+use crate::supervise::config::{Command, Ready, Stdin};
 use crate::supervise::ready::Probe;
 use crate::supervise::state::{Event, Machine, Phase, Rest, Then};
 
@@ -16,6 +18,8 @@ pub struct Slot {
     pub machine: Machine,
     /// Its run, until nothing is left of it.
     pub child: Option<Child>,
+    /// The FIFO that it reads, from its first start until it rests.
+    pub fifo: Option<Fifo>,
     /// Whether it is ready.
     pub probe: Probe,
     /// How it exited last.
@@ -37,6 +41,7 @@ impl Slot {
             command,
             machine,
             child: None,
+            fifo: None,
             probe: Probe::Nothing,
             last_exit: None,
             ready_launch: 0,
@@ -49,6 +54,47 @@ impl Slot {
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.machine.phase(), Phase::Running | Phase::Resting(Rest::Finished))
+    }
+
+    /// Takes the FIFO that it is to read, unless it has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`FifoError`] says.
+    pub fn open_fifo(&mut self) -> Result<(), FifoError> {
+        let Stdin::Fifo(path) = &self.command.launch.stdin else {
+            self.fifo = None;
+            return Ok(());
+        };
+        if self.fifo.as_ref().is_some_and(|fifo| fifo.path == *path && fifo.reading().is_some()) {
+            return Ok(());
+        }
+        self.fifo = None; // first, because nobody can own it twice
+        self.fifo = Some(Fifo::own(path)?);
+        Ok(())
+    }
+
+    /// Ends its input, if it is not to be started again: what is in the FIFO it may still read.
+    pub fn close_fifo(&mut self) {
+        match self.machine.phase() {
+            Phase::Resting(_) => self.fifo = None,
+            Phase::Stopping(Then::Rest) => {
+                if let Some(fifo) = &mut self.fifo {
+                    fifo.close(Closing::RunOver);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what is asked about the FIFO.
+    pub fn attend_fifo(&mut self) {
+        let command = self.child.as_ref().and_then(|child| child.command).unwrap_or(0);
+        let Some(fifo) = &mut self.fifo else { return };
+        if fifo.attend(command, 0) {
+            fifo.close(Closing::Asked);
+        }
+        let _ = fifo.events(); // for an audit log: this is no run, and has none
     }
 
     /// It is ready.
