@@ -63,7 +63,7 @@ fn after_a_thousand_restarts_everything_is_as_after_ten() {
     let last = after(RESTARTS);
     assert_eq!(first.exact(), last.exact());
     assert_eq!(last.zombies, 0);
-    // A page here and there, but nothing that a restart leaves behind: four bytes each would show.
+    // What each restart left behind would be there 990 times: a quarter of a kilobyte each shows.
     assert!(last.resident_kib <= first.resident_kib + 256, "{first:?} {last:?}");
     let ended = supervised.status_of("loops").holders_ended;
     assert!(ended + 3 >= RESTARTS, "each left one behind, but where we stopped it, and {ended} were ended");
@@ -75,12 +75,10 @@ fn after_a_thousand_restarts_everything_is_as_after_ten() {
     let ended = supervised.terminate();
     assert_eq!(ended.code(), 0, "{}", ended.log);
     nobody_is_left(&stage);
-    assert_eq!(ended.stdout.count("loops     | the last line\n"), usize::try_from(last_launch(&ended.log)).unwrap());
-}
-
-/// The number of the last launch of `loops`, from 1.
-fn last_launch(log: &str) -> u64 {
-    log.matches("loops: started").count() as u64
+    // Three were stopped, perhaps before they had said it.
+    let (said, launches) =
+        (ended.stdout.count("loops     | the last line\n"), ended.log.matches("loops: started").count());
+    assert!((launches - 3..=launches).contains(&said), "{said} of {launches}");
 }
 
 /// One path after the other, and after each the manager has what it had before.

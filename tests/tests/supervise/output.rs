@@ -81,6 +81,7 @@ fn a_reader_that_takes_nothing_holds_up_no_ending() {
     let config =
         bash("floods", "exec yes flood", "max_deliver = \"100ms\"\nkill_after = 0") + &bash("quiet", "sleep 1000", "");
     let supervised = Supervise::on(&stage, &config).stdout(writer).start();
+    supervised.says("floods: started");
     supervised.says("quiet: started");
     // Once everything on the way is full, the flood stands still.
     let written = || {
