@@ -11,8 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::act::{self, Authority, Ground, Refusal, Warrant};
+use crate::audit::detail::{Finished, Started};
+use crate::audit::evidence::{Decision, Evidence, Reason};
+use crate::audit::record::Act;
+use crate::audit::{ACT_WAIT, Event, Log, RunId, Target};
 use crate::ownership::keep::Keep;
-use crate::pipe::{ProcessId, Relation};
+use crate::pipe::{Action, ProcessId, Relation};
 use crate::process::children;
 use crate::process::describe::describe;
 use crate::process::stat::Stat;
@@ -24,6 +28,12 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// How soon to look again while somebody is left.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// How the run ended of which this is the rest: by SIGKILL, as shells tell it.
+const KILLED: u8 = 128 + 9;
+
+/// How long the end of a hunt waits for the end of its log.
+const LOG_WAIT: Duration = Duration::from_millis(100);
 
 /// Those who live on by right, and those who are pursued.
 #[derive(Default)]
@@ -37,9 +47,34 @@ struct Hunt {
     roots: HashSet<ProcessId>,
     keep: Keep,
     until: Instant,
+    log: Log,
+    began: Instant,
     ended: HashSet<ProcessId>,
     /// Looks in a row that found nobody: one alone can have missed a child that had just become ours.
     nobody: u32,
+}
+
+/// On what terms somebody is pursued.
+pub struct Terms {
+    /// Who is never ended.
+    pub keep: Keep,
+    /// The command line, for the audit log.
+    pub command: Vec<String>,
+    /// Where the audit log goes.
+    pub audit: Option<Target>,
+}
+
+impl Terms {
+    /// Opens the audit log; a target that is not to be had any more must not save anybody.
+    fn log(&self, name: &str) -> Log {
+        let opened = self.audit.as_ref().and_then(|to| Log::open_named(to, RunId::new(), Some(name.to_owned())).ok());
+        let log = opened.unwrap_or_else(|| Log::disabled(RunId::new()));
+        if log.is_on() {
+            let why = ("supervise".to_owned(), "ends what a run left that died".to_owned());
+            let _ = log.record(Event::RunStarted { detail: Box::new(Started::new(&self.command, [why])) });
+        }
+        log
+    }
 }
 
 /// What a hunt came to.
@@ -75,7 +110,7 @@ impl Orphans {
 
     /// A run died without a last word: what it left behind is ended. Where another run died at the
     /// same time, as `alone` denies, only the command's own group is known to be this run's.
-    pub fn pursue(&mut self, name: &str, command: Option<i32>, keep: Keep, alone: bool, runs: &HashSet<i32>) {
+    pub fn pursue(&mut self, name: &str, command: Option<i32>, terms: Terms, alone: bool, runs: &HashSet<i32>) {
         let known = self.known();
         let at_home = |id: &ProcessId| Stat::read(id.pid).is_ok_and(|stat| Some(stat.pgid) == command);
         let new = adopted(runs).into_iter().filter(|id| !known.contains(id));
@@ -84,7 +119,18 @@ impl Orphans {
         let alone = alone && !runs.iter().any(|run| reap::has_exited(*run));
         let roots: HashSet<ProcessId> = new.into_iter().filter(|id| alone || at_home(id)).collect();
         let until = Instant::now() + BOUND;
-        self.hunts.push(Hunt { name: name.to_owned(), roots, keep, until, ended: HashSet::new(), nobody: 0 });
+        let log = terms.log(name);
+        let (name, keep) = (name.to_owned(), terms.keep);
+        self.hunts.push(Hunt {
+            name,
+            roots,
+            keep,
+            until,
+            log,
+            began: Instant::now(),
+            ended: HashSet::new(),
+            nobody: 0,
+        });
     }
 
     /// Whether somebody of this command is still pursued.
@@ -125,7 +171,12 @@ impl Orphans {
         }
         let (off, on): (Vec<_>, Vec<_>) = std::mem::take(&mut self.hunts).into_iter().partition(Hunt::is_over);
         self.hunts = on;
-        self.spared.extend(off.into_iter().flat_map(|hunt| hunt.roots));
+        for hunt in off {
+            let finished =
+                Finished::new(None, KILLED, u64::try_from(hunt.began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            let _ = hunt.log.finish(finished, LOG_WAIT);
+            self.spared.extend(hunt.roots);
+        }
         over
     }
 }
@@ -151,7 +202,7 @@ impl Hunt {
                     description: &description,
                     signal: Signal::SIGKILL,
                 };
-                match act::signal(&warrant, &authority, &mut Books) {
+                match act::signal(&warrant, &authority, &mut Books(&self.log)) {
                     Ok(act::Verdict::Signalled) => drop(self.ended.insert(id)),
                     Ok(act::Verdict::Refused(Refusal::Kept)) => refused.push(id),
                     _ => {}
@@ -162,10 +213,27 @@ impl Hunt {
     }
 }
 
-/// The manager keeps no audit log of its own: it says in its log how many were ended.
-struct Books;
+/// The audit log of a hunt: a chain of its own, because that of the run broke off when it died.
+struct Books<'a>(&'a Log);
 
-impl act::Journal for Books {
-    fn signalling(&mut self, _: &Warrant<'_>) {}
-    fn refused(&mut self, _: &Warrant<'_>, _: Refusal) {}
+impl Books<'_> {
+    fn note(&self, event: fn(Box<Act>) -> Event, warrant: &Warrant<'_>, decision: Decision) {
+        if self.0.is_on() {
+            let evidence = Evidence::new(warrant.relation, false);
+            let act = Act { process: warrant.description.clone(), pipe: None, decision, evidence };
+            let _ = self.0.record(event(Box::new(act))).wait(ACT_WAIT);
+        }
+    }
+}
+
+impl act::Journal for Books<'_> {
+    fn signalling(&mut self, warrant: &Warrant<'_>) {
+        let decision = Decision { signal: Some("KILL".to_owned()), ..Decision::new(Action::Kill, Reason::Reap) };
+        self.note(Event::HolderSignalled, warrant, decision);
+    }
+
+    fn refused(&mut self, warrant: &Warrant<'_>, refusal: Refusal) {
+        let decision = Decision { note: Some(refusal.to_string()), ..Decision::new(Action::Refused, Reason::Reap) };
+        self.note(Event::HolderSpared, warrant, decision);
+    }
 }

@@ -186,7 +186,8 @@ fn what_a_killed_run_leaves_behind_is_ended_before_the_next_start() {
     let line =
         |role: &str| format!("{} --as '{role}'; exec {} --as '{role} command'", binary("hold_setsid"), binary("stay"));
     let config = bash("a", &line("of a"), "restart = \"always\"") + &bash("b", &line("of b"), "");
-    let supervised = Supervise::on(&stage, &config).start();
+    let audit = stage.path("audit");
+    let supervised = Supervise::on(&stage, &config).options(["--audit".as_ref(), audit.as_os_str()]).start();
     let (of_a, of_b, command) = (stage.wait("of a"), stage.wait("of b"), stage.wait("of a command"));
     supervised.comes_to("b", "running");
     let run = Process::open(supervised.status_of("a").run_pid.unwrap()).unwrap();
@@ -199,6 +200,10 @@ fn what_a_killed_run_leaves_behind_is_ended_before_the_next_start() {
     let ended = log.find("processes that its run had left; 0 are left").unwrap_or_else(|| panic!("{log}"));
     assert!(ended < log.find(", restart 1)").unwrap(), "the ending comes first: {log}");
     assert!(of_b.lives());
+    let audit = std::fs::read_to_string(audit).unwrap();
+    let acts =
+        audit.lines().filter(|line| line.contains("\"name\":\"a\"") && line.contains("holder.signalled")).count();
+    assert_eq!(acts, 2, "the command and what it had left: {audit}");
     assert_eq!(supervised.terminate().code(), 0);
     nobody_is_left(&stage);
 }

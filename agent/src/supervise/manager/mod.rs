@@ -22,7 +22,7 @@ use super::child::{Child, Word};
 use super::config::{Color, Config, Ready};
 use super::control::Server;
 use super::launch::{self, Surroundings};
-use super::orphans::Orphans;
+use super::orphans::{Orphans, Terms};
 use super::output::{Outputs, Way};
 use super::ready::Probe;
 use super::state::{Act, Event, Phase, Rest};
@@ -195,8 +195,9 @@ impl Manager {
         for index in &violent {
             let slot = &self.slots[*index];
             let command = slot.child.as_ref().and_then(|child| child.command);
-            let keep = launch::keep(&slot.command.launch);
-            self.orphans.pursue(&slot.command.name, command, keep, dead.len() == 1, &runs);
+            let launch = &slot.command.launch;
+            let terms = Terms { keep: launch::keep(launch), command: launch.run.clone(), audit: self.audit.clone() };
+            self.orphans.pursue(&slot.command.name, command, terms, dead.len() == 1, &runs);
             let text = format!("{}: its run died; what it left behind is ended", slot.command.name);
             self.outputs.log(&text);
         }
