@@ -18,6 +18,9 @@ use pipewarden_tests::stage::Stage;
 
 const EAGER: [&str; 4] = ["--holder-grace", "0", "-s", "KILL"];
 
+/// Computes for as long as it may: a minute, if nobody ends it.
+const SPIN: &str = "ulimit -t 60; while :; do :; done";
+
 fn eager(fixture: &'static str) -> Row {
     row(fixture).options(&EAGER).exits(3)
 }
@@ -134,8 +137,7 @@ fn watching_is_not_computing() {
 #[test]
 fn a_busy_lineage_does_not_starve_the_deadlines() {
     let stage = Stage::new();
-    let spin = "while :; do :; done";
-    let line = format!("(setsid bash -c '{spin}' & setsid bash -c '{spin}' & setsid bash -c '{spin}' &); {spin}");
+    let line = format!("(setsid bash -c '{SPIN}' & setsid bash -c '{SPIN}' & setsid bash -c '{SPIN}' &); {SPIN}");
     let ended = Run::on(&stage).options(["--timeout", "1s"]).bash(&line).end();
     assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
     assert!(ended.stdout.eof, "the spinning orphans held stdout: {}", ended.stderr.text());
@@ -145,7 +147,7 @@ fn a_busy_lineage_does_not_starve_the_deadlines() {
 #[test]
 fn a_busy_escapee_is_stale() {
     let stage = Stage::new();
-    let ended = Run::on(&stage).bash("(setsid bash -c 'while :; do :; done' &); exit 3").end();
+    let ended = Run::on(&stage).bash(&format!("(setsid bash -c '{SPIN}' &); exit 3")).end();
     let stderr = ended.stderr.text();
     assert!(ended.stdout.eof && ended.code() == 3, "{stderr}");
     let report = ended.report();
