@@ -22,7 +22,7 @@ fn a_timeout_is_124() {
 #[test]
 fn a_timeout_is_124_after_kill_too() {
     let stage = Stage::new();
-    let run = Run::on(&stage).options(["--timeout", "2s", "--kill-after", "100ms"]).fixture("ignore_term", [""; 0]);
+    let run = Run::on(&stage).options(["--timeout", "4s", "--kill-after", "100ms"]).fixture("ignore_term", [""; 0]);
     let ended = run.end();
     assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
     assert!(stage.wait(COMMAND).dies(Deadline::patient()));
@@ -34,7 +34,8 @@ fn the_commands_own_status_is_preserved_when_asked() {
     let stage = Stage::new();
     let options = ["--timeout", "300ms", "--preserve-status"];
     assert_eq!(Run::on(&stage).options(options).command(["sleep", "1000"]).end().code(), 128 + 15);
-    let trapped = Run::on(&stage).options(options).bash("trap 'exit 7' TERM; while :; do sleep 0.05; done").end();
+    let options = ["--timeout", "4s", "--preserve-status", "--kill-after", "10m", "--max-drain", "20m"];
+    let trapped = Run::on(&stage).options(options).fixture("tell_signals", ["SIGTERM", "--exit", "7"]).end();
     assert_eq!(trapped.code(), 7, "{}", trapped.stderr.text());
 }
 
@@ -51,7 +52,7 @@ fn a_command_that_beats_its_timeout_keeps_its_code() {
 fn a_timeout_ends_the_whole_lineage() {
     let stage = Stage::new();
     stage.hold(GATE);
-    let ended = Run::on(&stage).options(["--timeout", "2s"]).fixture("hold_nothing", ["--gate"]).end();
+    let ended = Run::on(&stage).options(["--timeout", "4s"]).fixture("hold_nothing", ["--gate"]).end();
     assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
     for role in [COMMAND, HOLDER] {
         assert!(stage.wait(role).dies(Deadline::patient()), "{role}: {}", ended.stderr.text());
@@ -65,7 +66,7 @@ fn a_timeout_leaves_nothing_of_a_run_inside() {
         let stage = Stage::new();
         stage.hold(GATE);
         let inner = Run::on(&stage).report("none").fixture("hold_setsid", ["--gate"]).words();
-        let ended = Run::on(&stage).options(["--timeout", "2s", "--kill-after", kill_after]).command(inner).end();
+        let ended = Run::on(&stage).options(["--timeout", "4s", "--kill-after", kill_after]).command(inner).end();
         assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
         for role in [COMMAND, HOLDER] {
             assert!(stage.wait(role).dies(Deadline::patient()), "{role}: {}", ended.stderr.text());
