@@ -134,13 +134,16 @@ fn the_record_precedes_the_act() {
     assert_eq!(ended.code(), 3, "{}", ended.stderr.text());
     let text = std::fs::read_to_string(trace).unwrap();
     let lines: Vec<&str> = text.lines().collect();
+    // A machine that gives the log's writer no time delays no act for longer than 50 ms; then the
+    // log itself says so.
+    let records = records(&log);
+    let late = records.last().is_some_and(|finished| finished["detail"]["log"]["late"] != 0);
     for (signal, name) in [("SIGTERM", "TERM"), ("SIGKILL", "KILL")] {
         let record = format!(r#"\"signal\":\"{name}\""#);
         let is_record = |line: &&str| line.contains("holder.signalled") && line.contains(&record);
         let is_act = |line: &&str| line.contains("pidfd_send_signal") && line.contains(signal);
         let record = lines.iter().position(is_record).unwrap_or_else(|| panic!("no record of {name}: {text}"));
         let act = lines.iter().position(is_act).unwrap_or_else(|| panic!("no {signal}: {text}"));
-        let late = lines[record].contains(r#"\"late\":true"#);
         assert!(late || finished_at(&lines, record) < act, "{name}: {text}");
     }
     let by_number = |line: &&&str| [" kill(", " tkill(", " tgkill("].iter().any(|call| line.contains(call));
