@@ -42,7 +42,15 @@ impl Proc {
     /// The lineage's live processes, parents first.
     fn members(&self, except: &HashSet<i32>) -> io::Result<Vec<Stat>> {
         let pids = children::descendants(self.lineage.root, except)?;
-        Ok(pids.into_iter().filter_map(|pid| Stat::read(pid).ok()).filter(|stat| !stat.is_dead()).collect())
+        let mut members: Vec<Stat> =
+            pids.into_iter().filter_map(|pid| Stat::read(pid).ok()).filter(|stat| !stat.is_dead()).collect();
+        // A member of the home group is at work if any of its threads is, not only its first.
+        for stat in members.iter_mut().filter(|stat| stat.pgid == self.lineage.home) {
+            if stat.is_ready_to_run() {
+                stat.state = 'R';
+            }
+        }
+        Ok(members)
     }
 
     fn look_at_member(&self, stat: &Stat, sought: &Sought) -> io::Result<Option<Holder>> {

@@ -64,6 +64,19 @@ impl Stat {
         matches!(self.state, 'Z' | 'X') && self.threads <= 1
     }
 
+    /// Whether a thread of the process runs, or is ready to: the process's own state is only that of
+    /// its first thread.
+    #[must_use]
+    pub fn is_ready_to_run(&self) -> bool {
+        self.state == 'R'
+            || self.threads > 1
+                && fs::read_dir(format!("/proc/{}/task", self.id.pid)).into_iter().flatten().flatten().any(|task| {
+                    let tid = task.file_name().to_str().and_then(|name| name.parse().ok());
+                    tid.and_then(|tid| Stat::read_thread(self.id.pid, tid).ok())
+                        .is_some_and(|thread| thread.state == 'R')
+                })
+    }
+
     /// Whether one thread of a process has ended.
     #[must_use]
     pub fn thread_has_ended(pid: i32, tid: i32) -> bool {

@@ -342,10 +342,14 @@ impl Ending {
         let waited = self.clock.read();
         let home = self.policy.home;
         let at_home = census.members.iter().filter(|stat| stat.pgid == home);
+        let waits_for_a_core = at_home.clone().any(|stat| stat.state == 'R');
         let sample: HashMap<ProcessId, u64> = at_home.map(|stat| (stat.id, stat.cpu_ticks)).collect();
         // Who waits for another member of its pipeline uses no CPU time itself: the group counts as
         // one, and a member that finished its part has been at work too.
-        let worked = |before: &HashMap<ProcessId, u64>| before.iter().any(|(id, ticks)| sample.get(id) != Some(ticks));
+        // And on a busy machine it can be ready to run, and get none.
+        let worked = |before: &HashMap<ProcessId, u64>| {
+            before.iter().any(|(id, ticks)| sample.get(id) != Some(ticks)) || waits_for_a_core
+        };
         let home_holds = census.holders.iter().any(|holder| lineage(&holder) && !holder.escaped);
         if home_holds && self.home_at_work.as_ref().is_some_and(worked) && waited < self.policy.max_drain {
             self.quiet_since = waited;

@@ -19,7 +19,7 @@ mod scene;
 pub(crate) mod signals;
 mod spawn;
 pub(crate) mod stdio;
-mod supervisor;
+pub(crate) mod supervisor;
 pub mod template;
 pub(crate) mod terminal;
 mod tries;

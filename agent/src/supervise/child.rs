@@ -22,6 +22,7 @@ use crate::act::{pidfd_open, signal_child};
 use crate::pipe::{Action, ExitStatus};
 use crate::run::options::Options;
 use crate::run::signals::{Inherited, Signals};
+use crate::run::supervisor::ONE_REQUEST;
 use crate::run::{self, Finished, inherited, stdio};
 
 /// What a run says to the manager, one JSON object a line.
@@ -95,6 +96,8 @@ pub struct Child {
     pub exited: Option<Instant>,
     /// When we asked it to end.
     pub asked: Option<Instant>,
+    /// When the request is to be repeated.
+    urge_at: Option<Instant>,
     /// Whether we gave it up.
     pub killed: bool,
     /// The longest that its ending may take once it was asked for; none: for ever.
@@ -108,6 +111,9 @@ pub struct Child {
 
 /// What the run's own bound is exceeded by before we give it up: it takes some time to act too.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// A run takes requests that come close together for one, so the second is repeated until it is over.
+const URGE: Duration = ONE_REQUEST.saturating_add(Duration::from_millis(10));
 
 impl Child {
     /// Forks a run.
@@ -156,6 +162,7 @@ impl Child {
                     exited: None,
                     delivery: options.max_deliver,
                     asked: None,
+                    urge_at: None,
                     killed: false,
                     bound,
                     pidfd,
@@ -174,13 +181,22 @@ impl Child {
         }
     }
 
-    /// Has it over with: the run kills its command at once, and whoever holds its pipes.
+    /// Has it over with: the run kills its command, and whoever holds its pipes.
     pub fn hurry(&mut self, now: Instant) {
-        if self.exit.is_none() {
-            self.asked.get_or_insert(now);
-            // Two requests, by two signals: two of a kind that come at once would be one.
-            signal_child(&self.pidfd, libc::SIGTERM);
-            signal_child(&self.pidfd, libc::SIGINT);
+        self.ask_to_end(now);
+        self.urge_at = Some(now + URGE);
+    }
+
+    /// When to repeat the request of who is in a hurry.
+    #[must_use]
+    pub fn urge_at(&self) -> Option<Instant> {
+        self.urge_at.filter(|_| self.exit.is_none())
+    }
+
+    /// Repeats it, if it is time.
+    pub fn urge(&mut self, now: Instant) {
+        if self.urge_at().is_some_and(|at| now >= at) {
+            self.hurry(now);
         }
     }
 

@@ -195,6 +195,9 @@ impl Hunt {
             for pid in below.into_iter().chain([root.pid]) {
                 let Ok(description) = describe(pid) else { continue };
                 let id = ProcessId { pid, start_ticks: description.start_ticks };
+                if self.ended.contains(&id) {
+                    continue; // SIGKILL is sent once; it may take its time
+                }
                 let warrant = Warrant {
                     id,
                     relation: Relation::Lineage,

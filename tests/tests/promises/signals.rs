@@ -45,7 +45,9 @@ fn masks(us: bool, ignored: &[i32], blocked: &[i32]) -> String {
             Ok(())
         });
     }
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// `nohup`, a Python parent that ignores SIGPIPE, a parent that leaks its mask: each signal alone, and all.

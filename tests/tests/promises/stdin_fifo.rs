@@ -178,7 +178,8 @@ fn a_writer_blocked_in_open_is_released() {
 fn a_writer_that_comes_too_late_is_released() {
     let scene = Scene::with_fifo();
     scene.stage.hold("late");
-    let run = scene.agent(&["input", "at:late"]).start();
+    let run = scene.agent(&["at:ready", "input", "at:late"]).start();
+    let _ = scene.stage.wait("ready");
     scene.close();
     let _ = scene.stage.wait("late");
     let mut writer = scene
@@ -323,8 +324,8 @@ fn a_socket_without_a_run_is_replaced() {
     assert!(run.process.dies(Deadline::patient()));
     assert!(killed.dies(Deadline::patient()), "it got its EOF");
     drop(run);
-    let run = scene.agent(&["input"]).start();
-    assert!(Deadline::patient().until(|| scene.fifo("status").status.success()));
+    let run = scene.agent(&["at:again", "input"]).start();
+    let _ = scene.stage.wait("again");
     scene.close();
     assert_eq!(run.end().code(), 0);
 }

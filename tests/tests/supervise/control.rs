@@ -147,6 +147,7 @@ fn the_socket_is_its_owners_and_a_stale_one_is_replaced() {
     let config = bash("a", "sleep 1000", "");
     let supervised = Supervise::on(&stage, &config).start();
     supervised.says(&format!("control socket: {}\n", supervised.socket.display()));
+    supervised.says("a: started");
     assert_eq!(fs::metadata(&supervised.socket).unwrap().permissions().mode() & 0o777, 0o600);
     // A second one is turned away, and the first one keeps its socket.
     let second = Supervise::on(&stage, &config).start().end();

@@ -51,13 +51,14 @@ struct Being {
     pid: i32,
     pgid: i32,
     cpu: u64,
+    state: char,
     relation: Relation,
     kept: bool,
     ignores_sigpipe: bool,
 }
 
 const ESCAPEE: Being =
-    Being { pid: 200, pgid: 200, cpu: 0, relation: Relation::Lineage, kept: false, ignores_sigpipe: false };
+    Being { pid: 200, pgid: 200, cpu: 0, state: 'S', relation: Relation::Lineage, kept: false, ignores_sigpipe: false };
 const AT_HOME: Being = Being { pid: 101, pgid: HOME, ..ESCAPEE };
 const FOREIGN: Being = Being { pid: 300, pgid: 300, relation: Relation::Foreign, ..ESCAPEE };
 
@@ -70,7 +71,7 @@ impl Being {
         Stat {
             id: self.id(),
             comm: "being".into(),
-            state: 'S',
+            state: self.state,
             ppid: 1,
             pgid: self.pgid,
             sid: self.pgid,
@@ -252,6 +253,16 @@ fn a_member_of_the_pipeline_that_finished_has_been_at_work() {
     world.beings.retain(|being| being.pid != 102);
     assert_eq!(world.ignore(millis(390)), None);
     assert_eq!(world.signals, []);
+}
+
+#[test]
+fn a_home_group_that_is_ready_to_run_and_gets_no_core_is_not_stale() {
+    let mut world = World::new(&options(), &[AT_HOME]);
+    world.beings[0].state = 'R';
+    assert_eq!(world.ignore(millis(1000)), None);
+    assert_eq!(world.signals, []);
+    world.beings[0].state = 'S';
+    assert_eq!(world.obey(millis(1500)), Some(End_::Over));
 }
 
 #[test]
@@ -501,7 +512,7 @@ mod any_order {
             _ => Relation::Suspect,
         };
         let pgid = if kind & 16 == 0 { HOME } else { pid };
-        Being { pid, pgid, relation, kept: kind & 32 != 0, ignores_sigpipe: kind & 64 != 0, cpu: 0 }
+        Being { pid, pgid, relation, kept: kind & 32 != 0, ignores_sigpipe: kind & 64 != 0, cpu: 0, state: 'S' }
     }
 
     proptest! {

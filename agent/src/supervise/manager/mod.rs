@@ -271,6 +271,9 @@ impl Manager {
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             slot.machine.tick(now);
+            if let Some(child) = &mut slot.child {
+                child.urge(now);
+            }
             if let Some(child) = &mut slot.child
                 && child.overdue_at().is_some_and(|at| now >= at)
             {
@@ -542,8 +545,9 @@ impl Manager {
             let probe = slot.probe.due(now).filter(|_| starting);
             let late = slot.not_ready_at().filter(|_| starting);
             let overdue = slot.child.as_ref().and_then(Child::overdue_at);
+            let urge = slot.child.as_ref().and_then(Child::urge_at);
             let undelivered = slot.child.as_ref().and_then(Child::undelivered_at);
-            [slot.machine.due(), probe, late, overdue, undelivered].into_iter().flatten()
+            [slot.machine.due(), probe, late, overdue, urge, undelivered].into_iter().flatten()
         });
         let own = [self.orphans.due(now), self.server.as_ref().and_then(Server::due)];
         of_slots.chain(own.into_iter().flatten()).min().unwrap_or(now + FAR)
