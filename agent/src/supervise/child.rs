@@ -1,6 +1,6 @@
 //! One run of a command, seen from the manager: a child of ours that is a supervisor of its own.
 //!
-//! The child is forked, not executed: it goes on in [`become_run`] with the descriptors that are its
+//! The child is forked, not executed: it goes on in `become_run` with the descriptors that are its
 //! command's business and no other, in a session of its own, and ends there. What it has to say comes
 //! through a pipe of which it holds the only write end; so do the lines that are to be prefixed. When
 //! it has exited and these pipes are at EOF, nothing is left of it.

@@ -2,7 +2,7 @@
 //!
 //! We hold both of its ends, so no writer ever waits in open(2), none is told that it was the last,
 //! and the command never sees an EOF because one of them left. It is closed once: see
-//! [`Closing`](super::feed::Closing).
+//! `feed::Closing`.
 
 mod control;
 mod who;

@@ -3,7 +3,7 @@
 //!
 //! There is one thread (and at most one more for a stdout or stderr that only a thread can wait for),
 //! and nothing here waits: what takes its time, a start, an ending, a full pipe, is waited for by the
-//! one poll(2) in [`Manager::wait`].
+//! one poll(2) in `Manager::wait`.
 
 mod answer;
 mod reload;
