@@ -31,8 +31,7 @@ use crate::process::children;
 /// that comes later is only asked for again.
 const SCAN_BOUND: Duration = Duration::from_secs(2);
 
-/// Requests by the same signal that come so closely are one: timeout(1) signals us, and then our whole
-/// group.
+/// Requests to end that come so closely are one: timeout(1) signals us, and then our whole group.
 pub const ONE_REQUEST: Duration = Duration::from_millis(20);
 
 /// A try under way.
@@ -51,7 +50,7 @@ pub struct Supervisor<'a> {
     asked: Option<Asked>,
     /// How often we were asked to end by a signal, and when last.
     requests: u32,
-    last_request: Option<(i32, Instant)>,
+    last_request: Option<Instant>,
     ending: Option<Ending>,
     /// The last signal that a key of the terminal sent.
     key: Option<i32>,
@@ -584,10 +583,7 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let now = self.now();
-        if let Some((last, at)) = self.last_request.replace((signal, now))
-            && last == signal
-            && now.saturating_duration_since(at) < ONE_REQUEST
-        {
+        if self.last_request.replace(now).is_some_and(|last| now.saturating_duration_since(last) < ONE_REQUEST) {
             return;
         }
         self.requests += 1;
