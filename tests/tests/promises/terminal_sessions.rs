@@ -56,7 +56,7 @@ fn a_command_that_handles_ctrl_c_keeps_the_shells_loop() {
         &[
             (
                 Press(
-                    "for i in 1 2; do ./w bash -c \"trap 'echo caught; exit 5' INT; echo number $i; sleep 100\"; done\r",
+                    "for i in 1 2; do ./w bash -c \"trap 'echo caught; exit 5' INT; echo number $i; while :; do sleep 0.05; done\"; done\r",
                 ),
                 Shows("\nnumber 1"),
             ),
