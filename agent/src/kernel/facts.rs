@@ -192,7 +192,7 @@ fn open_below(folder: &OwnedFd, name: &str) -> io::Result<File> {
 }
 
 /// Takes what a system call gave as a descriptor.
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).unwrap_or(-1);
     if fd < 0 {
         return Err(io::Error::last_os_error());

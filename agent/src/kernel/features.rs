@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
+
+use super::facts::descriptor;
 
 /// Whether this kernel, for this process, has an ability.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +82,7 @@ fn user_files() -> io::Result<bool> {
     let mut parameters = [0_u8; 120]; // struct io_uring_params: zeroes ask for nothing special
     // SAFETY: the structure is alive for the call and as large as the kernel's.
     let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, parameters.as_mut_ptr()) };
-    let ring = owned(ring)?;
+    let ring = descriptor(ring)?;
     let (read, _write) = pipe2(OFlag::O_CLOEXEC)?;
     let files = [read.as_raw_fd()];
     // SAFETY: the ring is open, and the array alive for the call and as long as we say.
@@ -97,7 +99,7 @@ fn user_files() -> io::Result<bool> {
 fn pidfd_signal_process_group() -> io::Result<bool> {
     const PROCESS_GROUP: libc::c_uint = 1 << 2; // PIDFD_SIGNAL_PROCESS_GROUP of include/uapi/linux/pidfd.h
     // SAFETY: two integers; the result is checked.
-    let us = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) })?;
+    let us = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) })?;
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: an open pidfd, no signal, and no information, which the kernel allows.
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, us.as_raw_fd(), 0, none, PROCESS_GROUP) };
@@ -119,7 +121,7 @@ fn so_peerpidfd() -> io::Result<bool> {
         libc::getsockopt(one.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut size)
     };
     if asked == 0 {
-        drop(owned(fd.into()));
+        drop(descriptor(fd.into()));
     }
     known(asked.into())
 }
@@ -185,16 +187,6 @@ fn known(result: i64) -> io::Result<bool> {
         Some(libc::EINVAL | libc::ENOPROTOOPT | libc::ENOSYS) => Ok(false),
         _ => Err(error),
     }
-}
-
-/// Takes what a system call gave as a descriptor.
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = i32::try_from(result).unwrap_or(-1);
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

@@ -1,43 +1,21 @@
 use super::*;
-use crate::ownership::keep::Keep;
 use crate::pipe::{End, PipeId, PipeKind};
 use crate::process::describe::Description;
 use crate::process::table::{Hold, Via};
-use crate::run::options::{Leak, Lifecycle, OnForeign, Reap, ReportStyle, Stdin, Stdio};
+use crate::run::options::OnForeign;
 
 const HOME: i32 = 100;
 const PIPE: Pipe = Pipe { id: PipeId { dev: 15, ino: 4711 }, kind: PipeKind::Pipe };
 const OPEN: View = View { pumping: true, watching: false, blocked: false, last_bytes: None };
 const EOF: View = View { pumping: false, ..OPEN };
 
+/// What every run is asked, with the durations that these tests count in.
 fn options() -> Options {
     Options {
-        command: vec!["true".into()],
-        signal: Signal::SIGTERM,
         kill_after: millis(1000),
-        timeout: None,
-        idle_timeout: None,
-        lifecycle: Lifecycle::default(),
         holder_grace: millis(200),
         max_drain: millis(5000),
-        max_deliver: None,
-        on_holder: OnHolder::End,
-        on_foreign: OnForeign::Auto,
-        on_opaque: OnOpaque::Report,
-        reap: Reap::Auto,
-        keep: Keep::default(),
-        leak: Leak::Pass,
-        stdio: Stdio::Auto,
-        split: false,
-        stdin: Stdin::Inherit,
-        report: ReportStyle::Text,
-        preserve_status: false,
-        foreground: false,
-        rewrite: Vec::new(),
-        pdeathsig: None,
-        audit: None,
-        described: Vec::new(),
-        ..Options::new(Vec::new())
+        ..Options::new(vec!["true".into()])
     }
 }
 
