@@ -137,7 +137,9 @@ mod tests {
             let blocked = threads(us)
                 .unwrap()
                 .into_iter()
-                .find(|thread| thread.call.is_some_and(|call| call.number == libc::SYS_read && call.fd(0) == fd));
+                .find(|thread| thread.call.is_some_and(|call| call.number == libc::SYS_read && call.fd(0) == fd))
+                // On its way to sleep it shows the call already.
+                .filter(|thread| thread.state == 'S');
             assert!(std::time::Instant::now() < deadline, "the reader never blocks");
             if let Some(thread) = blocked {
                 break thread;
