@@ -15,6 +15,8 @@ pub mod kind {
     pub const SETSID: u32 = 4;
     /// A process was put into a group: the record is an [`Escape`](super::Escape).
     pub const SETPGID: u32 = 5;
+    /// A close took the last writer from a watched pipe: the record is a [`Closed`](super::Closed).
+    pub const LAST_WRITER: u32 = 6;
 }
 
 /// One event about one process. Times and pids are the initial namespaces'.
@@ -68,4 +70,17 @@ pub struct Escape {
     pub unseen: u32,
     /// The pipes, by ascending descriptor.
     pub held: [Held; HELD_MAX],
+}
+
+/// A watched pipe has no writer any more.
+///
+/// Told where a system call takes the last one away. A process that exits is told of by
+/// [`EXIT`](kind::EXIT), before it loses what it holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What every event has.
+    pub event: Event,
+    /// The pipe, as the slot had it.
+    pub held: Held,
 }

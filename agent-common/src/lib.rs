@@ -4,8 +4,10 @@
 //! `bool`), because one side writes it in the kernel and the other reads it byte by byte.
 #![no_std]
 
+pub mod call;
 pub mod counter;
 pub mod event;
+pub mod live_map;
 pub mod offsets;
 pub mod snapshot;
 
@@ -16,6 +18,9 @@ pub struct Held {
     /// The kernel's object, as a number: tells two pipes apart that had the same inode number one
     /// after the other. Never an address to follow.
     pub object: u64,
+    /// The open file description, as a number: the kernel counts these as a pipe's writers, not
+    /// descriptors. Never an address to follow.
+    pub file: u64,
     /// `i_ino`.
     pub ino: u64,
     /// The device in the kernel's own encoding: major << 20 | minor.

@@ -1,19 +1,23 @@
 //! Entry points: a hook each, and nothing but the way from its arguments to the core.
 //!
-//! fork, exec and exit come from raw tracepoints on every rung. How setsid and setpgid are heard of is
-//! what makes the rungs: at the functions' return by trampoline (fentry rung), by kretprobe, or at
-//! the return of every system call (tracepoint rung).
+//! fork, exec, exit and completed io_uring requests come from tracepoints on every rung. How system calls
+//! are heard of is what makes the rungs: at the return of their functions by trampoline (fentry rung), by
+//! kretprobe, or at the return of every system call of the machine (tracepoint rung).
+//!
+//! Each that may have to walk over a whole table is here twice: with the kernel's own loop, and, for
+//! kernels before 5.17, with a bounded one (`_bounded`).
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::macros::{fexit, kprobe, kretprobe, map, raw_tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, fexit, kprobe, kretprobe, map, raw_tracepoint};
 use aya_ebpf::maps::HashMap;
-use aya_ebpf::programs::{FExitContext, ProbeContext, RawTracePointContext, RetProbeContext};
-use pipewarden_common::event::kind;
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext};
+use pipewarden_common::call;
 
-use crate::globals::{NR_SETPGID, NR_SETSID, REGS_ARGUMENT, REGS_NR, REGS_PARAMETER, REGS_RETURN};
+use crate::globals::{REGS_NR, REGS_PARAMETER, REGS_RETURN};
 use crate::task::Task;
-use crate::{lineage, read};
+use crate::walk::{Bounded, Loops, Way};
+use crate::{calls, lineage, read, rings};
 
 /// Says what was told, in the variant for debugging.
 macro_rules! log {
@@ -27,100 +31,139 @@ macro_rules! log {
     };
 }
 
-// Every rung: sched_process_fork(parent, child), _exec(task, ..), _exit(task, ..).
+// Every rung: sched_process_fork(parent, child), _exec(task, ..), _exit(task, ..), and
+// io_uring_complete(ring, request, ..), which had other arguments before Linux 5.18.
 
-#[raw_tracepoint(tracepoint = "sched_process_fork")]
-pub fn raw_fork(context: RawTracePointContext) -> i32 {
-    log!(lineage::fork(Task(context.arg(0)), Task(context.arg(1))), context, "fork");
-    0
+macro_rules! tracepoints {
+    ($way:ty, $fork:ident, $exec:ident, $exit:ident, $completed:ident, $sys_exit:ident) => {
+        #[raw_tracepoint(tracepoint = "sched_process_fork")]
+        pub fn $fork(context: RawTracePointContext) -> i32 {
+            log!(lineage::fork::<$way>(Task(context.arg(0)), Task(context.arg(1))), context, "fork");
+            0
+        }
+
+        #[raw_tracepoint(tracepoint = "sched_process_exec")]
+        pub fn $exec(context: RawTracePointContext) -> i32 {
+            log!(lineage::exec::<$way>(Task(context.arg(0))), context, "exec");
+            0
+        }
+
+        #[raw_tracepoint(tracepoint = "sched_process_exit")]
+        pub fn $exit(context: RawTracePointContext) -> i32 {
+            log!(lineage::exit::<$way>(Task(context.arg(0))), context, "exit");
+            0
+        }
+
+        #[raw_tracepoint(tracepoint = "io_uring_complete")]
+        pub fn $completed(context: RawTracePointContext) -> i32 {
+            rings::completed::<$way>(context.arg(1));
+            0
+        }
+
+        // Tracepoint rung: sys_exit(regs, return value), for every system call of the machine. Its
+        // argument has a type, so that the number of a call that is none of our business costs one load.
+        #[btf_tracepoint(function = "sys_exit")]
+        pub fn $sys_exit(context: BtfTracePointContext) -> i32 {
+            let regs: u64 = context.arg(0);
+            // The number is an int on arm64, and no number of a system call needs more.
+            // SAFETY: the verifier knows the argument's type.
+            let meaning = calls::meaning(unsafe { read::typed::<u32>(regs, &REGS_NR) });
+            if meaning != call::NONE {
+                log!(calls::returned::<$way>(meaning, regs, context.arg(1)), context, "call");
+            }
+            0
+        }
+    };
 }
+tracepoints!(Loops, fork, exec, exit, completed, sys_exit);
+tracepoints!(Bounded, fork_bounded, exec_bounded, exit_bounded, completed_bounded, sys_exit_bounded);
 
-#[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn raw_exec(context: RawTracePointContext) -> i32 {
-    log!(lineage::exec(Task(context.arg(0))), context, "exec");
-    0
+// Fentry rung: on the system calls' wrappers, whose one argument is the registers. The return value
+// follows it; reading it there works before 5.17 too. A program has one function: there is one each.
+
+macro_rules! wrappers {
+    ($($loops:ident $bounded:ident)*) => {
+        $(
+            #[fexit]
+            pub fn $loops(context: FExitContext) -> i32 {
+                wrapper_returned::<Loops>(&context)
+            }
+
+            #[fexit]
+            pub fn $bounded(context: FExitContext) -> i32 {
+                wrapper_returned::<Bounded>(&context)
+            }
+        )*
+    };
 }
-
-#[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn raw_exit(context: RawTracePointContext) -> i32 {
-    log!(lineage::exit(Task(context.arg(0))), context, "exit");
-    0
-}
-
-// Tracepoint rung: sys_exit(regs, return value), for every system call of the machine.
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn raw_sys_exit(context: RawTracePointContext) -> i32 {
-    let regs: u64 = context.arg(0);
-    // The number is an int on arm64, and no number of a system call needs more.
-    let number = u64::from(read::member::<u32>(regs, &REGS_NR));
-    let setsid = number == NR_SETSID.load();
-    if !setsid && number != NR_SETPGID.load() || context.arg::<i64>(1) < 0 {
-        return 0;
-    }
-    // Both ways to the walk look alike to the verifier, so that it walks it once (setsid has no
-    // argument: what is read then is of no meaning, and erased).
-    let argument: u32 = read::member(regs, &REGS_ARGUMENT);
-    let (kind, mask) = if setsid { (kind::SETSID, 0) } else { (kind::SETPGID, u32::MAX) };
-    log!(lineage::escape(kind, argument & mask), context, "escape");
-    0
-}
-
-// Fentry rung. The return value follows the arguments; reading it there works before 5.17 too.
-
-#[fexit(function = "ksys_setsid")]
-pub fn fexit_setsid(context: FExitContext) -> i32 {
-    if context.arg::<i32>(0) >= 0 {
-        log!(lineage::escape(kind::SETSID, 0), context, "escape");
-    }
-    0
-}
-
-/// On the system call's wrapper, whose one argument is the registers.
-#[fexit]
-pub fn fexit_setpgid(context: FExitContext) -> i32 {
-    if context.arg::<i64>(1) == 0 {
-        log!(lineage::escape(kind::SETPGID, read::member(context.arg(0), &REGS_ARGUMENT)), context, "escape");
-    }
-    0
-}
-
-// Kprobe rung.
-
-#[kretprobe]
-pub fn kretprobe_setsid(context: RetProbeContext) -> u32 {
-    if returned(&context) >= 0 {
-        log!(lineage::escape(kind::SETSID, 0), context, "escape");
-    }
-    0
-}
-
-/// Whom a thread's setpgid names, between entry and return. Few threads are in there at once.
-#[map]
-static SETPGID_TARGETS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
-
-#[kprobe]
-pub fn kprobe_setpgid(context: ProbeContext) -> u32 {
-    // The wrapper's one argument, the caller's registers, is our first parameter.
-    let callers: u64 = read::member(context.as_ptr() as u64, &REGS_PARAMETER);
-    let target: u32 = read::member(callers, &REGS_ARGUMENT);
-    let _ = SETPGID_TARGETS.insert(&bpf_get_current_pid_tgid(), &target, 0); // full: told as "itself"
-    0
-}
-
-#[kretprobe]
-pub fn kretprobe_setpgid(context: RetProbeContext) -> u32 {
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the value is copied at once; an entry is used by its own thread alone.
-    let target = unsafe { SETPGID_TARGETS.get(&thread) }.copied().unwrap_or(0);
-    let _ = SETPGID_TARGETS.remove(&thread);
-    if returned(&context) == 0 {
-        log!(lineage::escape(kind::SETPGID, target), context, "escape");
-    }
-    0
+wrappers! {
+    fexit_close fexit_close_bounded
+    fexit_open fexit_open_bounded
+    fexit_creat fexit_creat_bounded
+    fexit_openat fexit_openat_bounded
+    fexit_openat2 fexit_openat2_bounded
+    fexit_open_by_handle_at fexit_open_by_handle_at_bounded
+    fexit_dup fexit_dup_bounded
+    fexit_dup2 fexit_dup2_bounded
+    fexit_dup3 fexit_dup3_bounded
+    fexit_fcntl fexit_fcntl_bounded
+    fexit_pidfd_getfd fexit_pidfd_getfd_bounded
+    fexit_pipe fexit_pipe_bounded
+    fexit_pipe2 fexit_pipe2_bounded
+    fexit_close_range fexit_close_range_bounded
+    fexit_unshare fexit_unshare_bounded
+    fexit_recvmsg fexit_recvmsg_bounded
+    fexit_recvmmsg fexit_recvmmsg_bounded
+    fexit_io_uring_enter fexit_io_uring_enter_bounded
+    fexit_setsid fexit_setsid_bounded
+    fexit_setpgid fexit_setpgid_bounded
 }
 
 #[inline(always)]
-fn returned(context: &RetProbeContext) -> i64 {
-    read::member(context.as_ptr() as u64, &REGS_RETURN)
+fn wrapper_returned<W: Way>(context: &FExitContext) -> i32 {
+    call_returned::<W>(context.arg(0), context.arg(1));
+    0
+}
+
+// Kprobe rung: one pair of programs on all of the wrappers.
+
+/// The registers with which each thread called, between entry and return. Few threads are in there at once.
+#[map]
+static CALLERS: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+
+#[kprobe]
+pub fn kprobe_call(context: ProbeContext) -> u32 {
+    // The wrapper's one argument, the caller's registers, is our first parameter.
+    let regs: u64 = read::member(context.as_ptr() as u64, &REGS_PARAMETER);
+    if lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32)
+        && CALLERS.insert(&bpf_get_current_pid_tgid(), &regs, 0).is_err()
+    {
+        crate::counters::count(pipewarden_common::counter::LOST_PROCESSES);
+    }
+    0
+}
+
+macro_rules! kretprobes {
+    ($($name:ident $way:ty;)*) => {
+        $(
+            #[kretprobe]
+            pub fn $name(context: RetProbeContext) -> u32 {
+                let thread = bpf_get_current_pid_tgid();
+                // SAFETY: the value is copied at once; an entry is used by its own thread alone.
+                let Some(regs) = (unsafe { CALLERS.get(&thread) }).copied() else { return 0 };
+                let _ = CALLERS.remove(&thread);
+                call_returned::<$way>(regs, read::member(context.as_ptr() as u64, &REGS_RETURN));
+                0
+            }
+        )*
+    };
+}
+kretprobes! {
+    kretprobe_call Loops;
+    kretprobe_call_bounded Bounded;
+}
+
+#[inline(always)]
+fn call_returned<W: Way>(regs: u64, result: i64) {
+    calls::returned::<W>(calls::meaning(read::member(regs, &REGS_NR)), regs, result);
 }

@@ -1,4 +1,4 @@
-//! Descriptor tables: what one slot holds, and a short walk over the first of them.
+//! Descriptor tables as the kernel has them: what is in a slot, and a short walk over the first ones.
 
 use core::ptr::addr_of_mut;
 
@@ -6,7 +6,8 @@ use pipewarden_common::event::{Escape, HELD_MAX, WALK_FDS};
 use pipewarden_common::{END_READ, END_WRITE, Held};
 
 use crate::globals::{
-    FDT_FD, FDT_MAX, FDT_OPEN, FILE_INODE, FILE_MODE, FILES_FDT, INODE_INO, INODE_MODE, INODE_PIPE, INODE_SB, SB_DEV,
+    FDT_FD, FDT_MAX, FDT_OPEN, FILE_INODE, FILE_MODE, FILES_COUNT, FILES_FDT, INODE_INO, INODE_MODE, INODE_PIPE,
+    INODE_SB, PIPE_WRITERS, SB_DEV,
 };
 use crate::read;
 
@@ -15,10 +16,51 @@ pub const S_IFMT: u16 = 0o170_000;
 /// As above.
 pub const S_IFIFO: u16 = 0o010_000;
 
+/// A table's current array of slots, with the bitmap of those in use.
+pub struct Slots {
+    /// How many there are.
+    pub size: u32,
+    /// Address of the first `struct file *`.
+    pub first: u64,
+    /// Address of the bitmap.
+    pub open: u64,
+}
+
+impl Slots {
+    /// The array that a `files_struct` has now. Another thread may give it a larger one at any time.
+    #[inline(always)]
+    pub fn of(files: u64) -> Self {
+        let table: u64 = read::member(files, &FILES_FDT);
+        Slots {
+            size: read::member(table, &FDT_MAX),
+            first: read::member(table, &FDT_FD),
+            open: read::member(table, &FDT_OPEN),
+        }
+    }
+
+    /// The `struct file` in a slot, or 0.
+    #[inline(always)]
+    pub fn file(&self, fd: u32) -> u64 {
+        if fd < self.size { read::at(self.first + u64::from(fd) * 8) } else { 0 }
+    }
+}
+
+/// How many threads have a table (readers of `/proc/PID/fd` counted as well, before Linux 5.11).
+#[inline(always)]
+pub fn users(files: u64) -> u32 {
+    read::member(files, &FILES_COUNT)
+}
+
+/// How many open file descriptions write to a pipe.
+#[inline(always)]
+pub fn writers(object: u64) -> u32 {
+    read::member(object, &PIPE_WRITERS)
+}
+
 /// The pipe behind a `struct file`, if there is one and the file is open on one of its ends
 /// (an `O_PATH` descriptor is not).
 #[inline(always)]
-fn pipe_behind(file: u64, fd: u32) -> Option<Held> {
+pub fn pipe_behind(file: u64, fd: u32) -> Option<Held> {
     let inode: u64 = read::member(file, &FILE_INODE);
     let mode: u16 = read::member(inode, &INODE_MODE);
     if mode & S_IFMT != S_IFIFO {
@@ -30,6 +72,7 @@ fn pipe_behind(file: u64, fd: u32) -> Option<Held> {
     }
     Some(Held {
         object: read::member(inode, &INODE_PIPE),
+        file,
         ino: read::member(inode, &INODE_INO),
         dev: read::member(read::member(inode, &INODE_SB), &SB_DEV),
         fd,
@@ -54,13 +97,10 @@ pub unsafe fn walk(files: u64, escape: *mut Escape) {
     unsafe {
         addr_of_mut!((*escape).count).write_volatile(0);
         addr_of_mut!((*escape).unseen).write_volatile(0);
-        let table: u64 = read::member(files, &FILES_FDT);
-        let slots: u64 = read::member(table, &FDT_FD);
-        let bitmap: u64 = read::member(table, &FDT_OPEN);
+        let Slots { size, first, open: bitmap } = Slots::of(files);
         let open: u64 = read::at(bitmap);
         // What lies past the walk is only looked at for being there: three more words, as tables
         // commonly have room for 256.
-        let size: u32 = read::member(table, &FDT_MAX);
         let beyond = (1..4).any(|word| size > word * WALK_FDS && read::at::<u64>(bitmap + u64::from(word) * 8) != 0);
         if beyond || size > 4 * WALK_FDS {
             addr_of_mut!((*escape).unseen).write_volatile(1);
@@ -68,7 +108,7 @@ pub unsafe fn walk(files: u64, escape: *mut Escape) {
         let mut fd = 0;
         while fd < WALK_FDS {
             if open & (1 << fd) != 0
-                && let Some(held) = pipe_behind(read::at(slots + u64::from(fd) * 8), fd)
+                && let Some(held) = pipe_behind(read::at(first + u64::from(fd) * 8), fd)
             {
                 let count = addr_of_mut!((*escape).count).read_volatile();
                 if count < HELD_MAX as u32 {

@@ -1,41 +1,136 @@
-//! Who descends from the command, and what they do: the events.
+//! Who is tracked, which descriptor tables they have, and what they do: the events.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::maps::{HashMap, RingBuf};
 use core::mem::MaybeUninit;
-use pipewarden_common::counter::{self, LOST_EVENTS, LOST_LINEAGE};
-use pipewarden_common::event::{Escape, Event, kind};
+use pipewarden_common::Held;
+use pipewarden_common::counter::{
+    LOST_EVENTS, LOST_PROCESSES, PROCESSES as IN_PROCESSES, TABLES as IN_TABLES, UNSURE_TABLES,
+};
+use pipewarden_common::event::{Closed, Escape, Event, kind};
+use pipewarden_common::live_map::{Process, Table};
 
-use crate::fd_table;
+use crate::counters::{count, uncount};
+use crate::fd_table::{self, users};
 use crate::globals::TRACK_ALL;
+use crate::live_map::control;
 use crate::task::{PIDTYPE_PGID, PIDTYPE_SID, Task};
+use crate::walk::{self, Aim, Way};
 
-/// The processes of the lineage that live: user space puts the command in, forks add to it.
+/// The tracked processes that live: user space puts the first in, forks add to them.
 #[map]
-static LINEAGE: HashMap<u32, u32> = HashMap::with_max_entries(16384, 0);
+static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(16384, 0);
 
-/// The records, for user space. 256 KiB are about 700 escapes or 2500 forks that nobody reads.
+/// Their descriptor tables.
+#[map]
+static TABLES: HashMap<u64, Table> = HashMap::with_max_entries(16384, 0);
+
+/// The records, for user space. 256 KiB are about 600 escapes or 2500 forks that nobody reads.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// What was counted: indices in `pipewarden_common::counter`.
-#[map]
-static COUNTERS: Array<u64> = Array::with_max_entries(counter::COUNT, 0);
+const NEW_ONLY: u64 = 1; // BPF_NOEXIST
 
+/// Whether a process is one of those that are tracked.
 #[inline(always)]
-fn count(index: u32) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: the pointer is a value of the map, which lives as long as the program.
-        unsafe {
-            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(counter, 1);
+pub fn tracked(pid: u32) -> bool {
+    TRACK_ALL.load() == 1 || PROCESSES.get_ptr(&pid).is_some()
+}
+
+/// How far up a chain of parents is followed.
+const GENERATIONS: u32 = 32;
+
+/// Whether a task descends from the process under which the map is being seeded: then its children are
+/// tracked whether it was found yet or not.
+#[inline(always)]
+fn is_being_seeded(task: Task) -> bool {
+    let root = control().root;
+    if root == 0 {
+        return false;
+    }
+    let mut at = task.leader();
+    let mut generation = 0;
+    while generation < GENERATIONS {
+        let parent = at.parent();
+        let pid = parent.process();
+        if pid == root {
+            return true;
+        }
+        if pid <= 1 {
+            return false;
+        }
+        at = parent;
+        generation += 1;
+    }
+    false
+}
+
+/// Puts a process into the map, or what is known of it now.
+#[inline(always)]
+pub fn enter(task: Task, parent: u32) {
+    let process = Process {
+        start_boot_ns: task.start(),
+        files: task.files(),
+        cgroup: task.cgroup(),
+        parent,
+        pgid: task.number(PIDTYPE_PGID),
+        sid: task.number(PIDTYPE_SID),
+        pass: control().pass,
+    };
+    let pid = task.process();
+    if PROCESSES.insert(&pid, &process, NEW_ONLY).is_ok() {
+        count(IN_PROCESSES);
+    } else if PROCESSES.insert(&pid, &process, 0).is_err() {
+        count(LOST_PROCESSES);
+    }
+}
+
+/// Puts a descriptor table into the map. Whether it was there.
+#[inline(always)]
+pub fn enter_table(files: u64, pid: u32, shared: bool) -> bool {
+    let pass = control().pass;
+    match TABLES.get_ptr_mut(&files) {
+        Some(table) => {
+            // SAFETY: a value of the map; each word is written as one.
+            unsafe {
+                (&raw mut (*table).pid).write_volatile(pid);
+                (&raw mut (*table).pass).write_volatile(pass);
+                if shared {
+                    (&raw mut (*table).shared).write_volatile(1);
+                }
+            }
+            true
+        }
+        None => {
+            let table = Table { pid, shared: shared as u32, pass, reserved: 0 };
+            match TABLES.insert(&files, &table, NEW_ONLY) {
+                Ok(()) => count(IN_TABLES),
+                Err(_) => count(LOST_PROCESSES),
+            }
+            false
         }
     }
 }
 
+/// Puts a table into the map that some thread of `pid` has. Another process's is a shared one.
 #[inline(always)]
-fn tracked(pid: u32) -> bool {
-    TRACK_ALL.load() == 1 || LINEAGE.get_ptr(&pid).is_some()
+pub fn seed_table(files: u64, pid: u32) {
+    let pass = control().pass;
+    // SAFETY: the value is copied at once.
+    let before = unsafe { TABLES.get(&files) }.copied();
+    let shared = before.is_some_and(|table| table.pass == pass && table.pid != pid);
+    enter_table(files, pid, shared);
+}
+
+/// A table that the current process did not have before, or one that may have changed anywhere.
+#[inline(always)]
+pub fn table_changed<W: Way>(task: Task) {
+    let files = task.files();
+    if TABLES.get_ptr(&files).is_none() {
+        enter_table(files, task.process(), false);
+    }
+    walk::over::<W>(files, Aim::Look);
 }
 
 #[inline(always)]
@@ -48,7 +143,7 @@ fn describe(task: Task, kind: u32, other: u32) -> Event {
         kind,
         pid: task.process(),
         tid: task.thread(),
-        parent: task.parent(),
+        parent: task.parent().process(),
         pgid: task.number(PIDTYPE_PGID),
         sid: task.number(PIDTYPE_SID),
         other,
@@ -72,39 +167,90 @@ fn tell(event: Event) -> bool {
     }
 }
 
-/// A task was made. A thread is not news; a process of the lineage makes the child one too.
-///
-/// As all of these, it says whether it told anything.
+/// A task was made by `parent`, and does not run yet. As all of these, this says whether it told
+/// anything: a thread is not news.
 #[inline(always)]
-pub fn fork(parent: Task, child: Task) -> bool {
-    let pid = child.process();
-    if pid != child.thread() || !tracked(parent.process()) {
+pub fn fork<W: Way>(parent: Task, child: Task) -> bool {
+    let (maker, pid) = (parent.process(), child.process());
+    if !tracked(maker) && !is_being_seeded(parent) {
         return false;
     }
-    if TRACK_ALL.load() != 1 && LINEAGE.insert(&pid, &1, 0).is_err() {
-        count(LOST_LINEAGE);
+    let is_thread = pid != child.thread();
+    let files = child.files();
+    if files == parent.files() {
+        if !is_thread {
+            enter_table(files, maker, true);
+        }
+    } else {
+        // A table by this address can only be known if its end was missed: then so were its slots'.
+        let known = enter_table(files, pid, false);
+        walk::over::<W>(files, if known { Aim::Look } else { Aim::Enter });
     }
+    if is_thread {
+        return false;
+    }
+    enter(child, maker);
     tell(describe(parent, kind::FORK, pid))
 }
 
-/// A process runs another program.
+/// A process runs another program; its descriptors that were to be closed are.
 #[inline(always)]
-pub fn exec(task: Task) -> bool {
-    tracked(task.process()) && tell(describe(task, kind::EXEC, 0))
+pub fn exec<W: Way>(task: Task) -> bool {
+    let pid = task.process();
+    if !tracked(pid) {
+        return false;
+    }
+    let files = task.files();
+    // Who shared its table has got one of its own.
+    enter_table(files, pid, false);
+    walk::over::<W>(files, Aim::Look);
+    if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
+        // SAFETY: a value of the map; the word is written as one.
+        unsafe { (&raw mut (*process).files).write_volatile(files) };
+    }
+    tell(describe(task, kind::EXEC, 0))
 }
 
-/// A thread ends; the last one is the process's end, whichever it is.
+/// A thread ends; the last one is the process's end, whichever it is. It still has its table.
 #[inline(always)]
-pub fn exit(task: Task) -> bool {
+pub fn exit<W: Way>(task: Task) -> bool {
     let pid = task.process();
-    if task.live_threads() != 0 || !tracked(pid) {
+    if !tracked(pid) {
+        return false;
+    }
+    let files = task.files();
+    let last = task.live_threads() == 0;
+    leave_table::<W>(files, last);
+    if !last {
         return false;
     }
     let told = tell(describe(task, kind::EXIT, 0));
-    if TRACK_ALL.load() != 1 {
-        let _ = LINEAGE.remove(&pid); // absent is what we want
+    if PROCESSES.remove(&pid).is_ok() {
+        uncount(IN_PROCESSES);
     }
     told
+}
+
+/// A thread is about to lose its table, and the table its slots if nobody else has it.
+#[inline(always)]
+fn leave_table<W: Way>(files: u64, last_of_process: bool) {
+    // SAFETY: the value is copied at once.
+    let shared = unsafe { TABLES.get(&files) }.is_some_and(|table| table.shared == 1);
+    if users(files) > 1 {
+        // The process's other threads may be on their way out on other processors: none of them will
+        // find itself alone with the table.
+        if !last_of_process {
+            return;
+        }
+        if shared {
+            count(UNSURE_TABLES);
+            return;
+        }
+    }
+    walk::over::<W>(files, Aim::Forget);
+    if TABLES.remove(&files).is_ok() {
+        uncount(IN_TABLES);
+    }
 }
 
 /// The current process left its session or group (`other` 0), or put another process into a group:
@@ -112,7 +258,8 @@ pub fn exit(task: Task) -> bool {
 #[inline(always)]
 pub fn escape(kind: u32, other: u32) -> bool {
     let task = Task::current();
-    if !tracked(task.process()) {
+    let pid = task.process();
+    if !tracked(pid) {
         return false;
     }
     let Some(mut record) = EVENTS.reserve::<Escape>(0) else {
@@ -128,5 +275,23 @@ pub fn escape(kind: u32, other: u32) -> bool {
         (&raw mut (*escape).event).write(event);
     }
     record.submit(0);
+    if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
+        // SAFETY: a value of the map; each word is written as one.
+        unsafe {
+            (&raw mut (*process).pgid).write_volatile(event.pgid);
+            (&raw mut (*process).sid).write_volatile(event.sid);
+        }
+    }
     true
+}
+
+/// A slot of the current process was the last writer of a watched pipe, and is not any more.
+#[inline(always)]
+pub fn last_writer_gone(held: &Held) {
+    let Some(mut record) = EVENTS.reserve::<Closed>(0) else {
+        count(LOST_EVENTS);
+        return;
+    };
+    record.write(Closed { event: describe(Task::current(), kind::LAST_WRITER, 0), held: *held });
+    record.submit(0);
 }

@@ -11,13 +11,18 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "AtomicU64::fetch_add does not compile for this target")]
 
+mod calls;
+mod counters;
 mod entry;
 mod fd_table;
 mod globals;
 mod lineage;
+mod live_map;
 mod read;
+mod rings;
 mod snapshot;
 mod task;
+mod walk;
 
 /// The kernel lends `bpf_probe_read_kernel` and its like to GPL-compatible programs only.
 #[unsafe(link_section = "license")]

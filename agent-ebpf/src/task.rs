@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_get_current_task;
 
 use crate::globals::{
-    PID_NUMBERS, SIGNAL_LIVE, SIGNAL_PIDS, TASK_COMM, TASK_FILES, TASK_LEADER, TASK_PARENT, TASK_PID, TASK_SIGNAL,
+    CGROUP_NODE, CSS_SET_CGROUP, NODE_ID, PID_NUMBERS, SIGNAL_LIVE, SIGNAL_PIDS, TASK_CGROUPS, TASK_COMM, TASK_FILES, TASK_LEADER, TASK_PARENT, TASK_PID, TASK_SIGNAL,
     TASK_START, TASK_TGID, UPID_NR,
 };
 use crate::read;
@@ -37,22 +37,36 @@ impl Task {
         read::member(self.0, &TASK_PID)
     }
 
+    /// The process's first thread.
+    #[inline(always)]
+    pub fn leader(self) -> Self {
+        Task(read::member(self.0, &TASK_LEADER))
+    }
+
     /// The parent process.
     #[inline(always)]
-    pub fn parent(self) -> u32 {
-        Task(read::member(self.0, &TASK_PARENT)).process()
+    pub fn parent(self) -> Self {
+        Task(read::member(self.0, &TASK_PARENT))
     }
 
     /// When the process started, in nanoseconds since boot.
     #[inline(always)]
     pub fn start(self) -> u64 {
-        read::member(read::member(self.0, &TASK_LEADER), &TASK_START)
+        read::member(self.leader().0, &TASK_START)
     }
 
     /// Its descriptor table (`files_struct`).
     #[inline(always)]
     pub fn files(self) -> u64 {
         read::member(self.0, &TASK_FILES)
+    }
+
+    /// The id of its cgroup in the v2 hierarchy.
+    #[inline(always)]
+    pub fn cgroup(self) -> u64 {
+        let set: u64 = read::member(self.0, &TASK_CGROUPS);
+        let node: u64 = read::member(read::member(set, &CSS_SET_CGROUP), &CGROUP_NODE);
+        read::member(node, &NODE_ID)
     }
 
     /// The program's name.

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::connector::{self, Connector, ConnectorError, Kinds};
 use crate::kernel::features::{self, Feature};
-use crate::kernel::listener::{self, Listener};
-use crate::kernel::object::{LoadError, Scope};
+use crate::kernel::object::{LoadError, Scope, Sizes};
+use crate::kernel::record;
+use crate::kernel::rung::Rung;
 use crate::kernel::self_test;
 use crate::kernel::snapshot::Snapshot;
+use crate::kernel::tracker::Tracker;
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -79,9 +81,9 @@ impl Probe {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Probe::BpfFentry => listener::Rung::Fentry.name(),
-            Probe::BpfKprobe => listener::Rung::Kprobe.name(),
-            Probe::BpfTracepoint => listener::Rung::Tracepoint.name(),
+            Probe::BpfFentry => Rung::Fentry.name(),
+            Probe::BpfKprobe => Rung::Kprobe.name(),
+            Probe::BpfTracepoint => Rung::Tracepoint.name(),
             Probe::Connector => "connector",
             Probe::Proc => "proc",
             Probe::Snapshot => "snapshot",
@@ -120,9 +122,9 @@ impl Probe {
     pub fn answer(self) -> String {
         let json = match self {
             Probe::Features => serde_json::to_string(&features::all()),
-            Probe::BpfFentry => serde_json::to_string(&bpf(listener::Rung::Fentry)),
-            Probe::BpfKprobe => serde_json::to_string(&bpf(listener::Rung::Kprobe)),
-            Probe::BpfTracepoint => serde_json::to_string(&bpf(listener::Rung::Tracepoint)),
+            Probe::BpfFentry => serde_json::to_string(&bpf(Rung::Fentry)),
+            Probe::BpfKprobe => serde_json::to_string(&bpf(Rung::Kprobe)),
+            Probe::BpfTracepoint => serde_json::to_string(&bpf(Rung::Tracepoint)),
             Probe::Connector => serde_json::to_string(&proc_connector()),
             Probe::Unprivileged => serde_json::to_string(&unprivileged()),
             Probe::Proc => serde_json::to_string(&Verdict::of(super::proc::probe())),
@@ -183,15 +185,15 @@ impl Verdict {
     }
 }
 
-fn bpf(rung: listener::Rung) -> Verdict {
-    let mut listener = match Listener::attach(rung, Scope::Lineage) {
-        Ok(listener) => listener,
+fn bpf(rung: Rung) -> Verdict {
+    let mut tracker = match Tracker::attach(rung, Scope::Lineage, Sizes::RUN) {
+        Ok(tracker) => tracker,
         Err(error) => return Verdict::not_loaded(&error),
     };
-    let test = self_test::of_listener(&mut listener);
-    let brought_up = listener.cost();
+    let test = self_test::of_tracker(&mut tracker);
+    let brought_up = tracker.cost();
     let cost = Cost {
-        detach_us: microseconds(listener.detach()),
+        detach_us: microseconds(tracker.detach()),
         load_us: microseconds(brought_up.load),
         attach_us: microseconds(brought_up.attach),
         verified_instructions: brought_up.verified_instructions,
@@ -248,7 +250,7 @@ fn snapshot() -> Verdict {
         let stat = nix::sys::stat::fstat(&read)?;
         let files = snapshot.files()?;
         let ours = files.iter().filter(|row| {
-            let pipe = listener::pipe_of(&row.held);
+            let pipe = record::pipe_of(&row.held);
             (pipe.dev, pipe.ino) == (stat.st_dev, stat.st_ino)
         });
         anyhow::ensure!(ours.count() == 2, "a pipe of ours is not seen by both its ends");

@@ -2,23 +2,29 @@
 //!
 //! - [`btf`]: where things are in the running kernel's structures.
 //! - [`object`]: the built programs, ready to be loaded into this kernel.
-//! - [`listener`]: a rung attached, and its events; [`snapshot`]: the iterators.
+//! - [`rung`]: which programs go on which hooks; `calls`: what differs between architectures.
+//! - [`tracker`]: a rung attached, and its live map; [`seed`]: what makes the map exact; [`record`]: its events.
+//! - [`snapshot`]: the iterators alone.
 //! - [`connector`]: events without BPF.
 //! - [`self_test`]: nothing is usable before it told the truth about a child of ours.
 //! - [`facts`] and [`features`]: what this kernel, and this process in it, can do.
 //! - [`lock`]: who carries the machine's tracker.
 
 pub mod btf;
+mod calls;
 pub mod connector;
 pub mod facts;
 pub mod features;
-pub mod listener;
 pub mod lock;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod object;
+pub mod record;
+pub mod rung;
+pub mod seed;
 pub mod self_test;
 pub mod snapshot;
+pub mod tracker;
 
 /// Says that a test does not run here, and why, past libtest's capture.
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 use std::io;
 
+use aya::maps::Array;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pipewarden_common::offsets::{OFFSETS, global};
+use pipewarden_common::offsets::{self, OFFSETS, global};
 
-use super::btf::{Btf, BtfError};
+use super::btf::{Btf, BtfError, Name};
+use super::calls;
 
 /// What `cargo xtask build-ebpf` built.
 #[cfg(not(feature = "bpf-log"))]
@@ -32,25 +34,28 @@ pub enum LoadError {
     #[error("{program} was refused: {source}")]
     Refused {
         /// The program.
-        program: &'static str,
+        program: String,
         /// What bpf(2) said.
         source: io::Error,
         /// What the verifier said, if it was asked at all.
         verifier_log: String,
     },
     /// The program is in the kernel, and its hook cannot be had.
-    #[error("{program} does not attach to {hook}: {}", chain(.source))]
+    #[error("{program} does not attach to {hook}: {}", chain(&**.source))]
     Attach {
         /// The program.
-        program: &'static str,
+        program: String,
         /// The function or tracepoint.
-        hook: &'static str,
+        hook: String,
         /// Why.
-        source: ProgramError,
+        source: Box<ProgramError>,
     },
     /// The object has no such program or map: it is not the one that this source was written for.
     #[error("the built object has no {0}: run `cargo xtask build-ebpf`")]
-    Stale(&'static str),
+    Stale(String),
+    /// A map could not be filled.
+    #[error("the map {0} does not take what belongs in it: {1}")]
+    Map(&'static str, #[source] aya::maps::MapError),
 }
 
 impl LoadError {
@@ -105,69 +110,103 @@ pub enum Scope {
     All,
 }
 
-/// Creates the maps, and makes the programs ready to be loaded one by one.
+/// How much the maps have room for. What does not fit is counted, and makes the map inexact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Processes, and as many descriptor tables.
+    pub processes: u32,
+    /// Descriptors on pipes.
+    pub slots: u32,
+    /// Those of them that are on watched pipes.
+    pub holders: u32,
+    /// Watched pipes.
+    pub watched: u32,
+    /// Bytes of events that nobody has read yet: a power of two, and whole pages.
+    pub event_bytes: u32,
+}
+
+impl Sizes {
+    /// For one run: about 12 MB of kernel memory, which is not the process's.
+    pub const RUN: Sizes =
+        Sizes { processes: 16384, slots: 65536, holders: 8192, watched: 64, event_bytes: 256 * 1024 };
+    /// For a machine: about 100 MB.
+    pub const NODE: Sizes =
+        Sizes { processes: 131_072, slots: 524_288, holders: 65536, watched: 16384, event_bytes: 4 * 1024 * 1024 };
+}
+
+/// The programs, ready to be loaded one by one, and the kernel's types.
+pub struct Opened {
+    /// Programs and maps.
+    pub ebpf: Ebpf,
+    types: Btf,
+}
+
+impl Opened {
+    /// What programs of these names need to know of the kernel's types.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`].
+    pub fn types(&self, names: &[Name<'_>]) -> Result<aya::Btf, LoadError> {
+        Ok(aya::Btf::parse(&self.types.names_only(names)?, aya::Endianness::default())?)
+    }
+}
+
+/// Creates the maps, and makes the programs ready to be loaded.
 ///
-/// The kernel's types are read by our own reader alone: a rung without typed programs needs no more
-/// (14 ms and 5.5 MB resident instead of 30 ms and 19 MB).
+/// The kernel's types are read by our own reader alone: 14 ms and 5.5 MB resident instead of 30 ms and
+/// 19 MB.
 ///
 /// # Errors
 ///
 /// [`LoadError`].
-pub fn open(scope: Scope) -> Result<Ebpf, LoadError> {
+pub fn open(scope: Scope, sizes: &Sizes) -> Result<Opened, LoadError> {
     raise_memlock();
-    let globals = globals(scope)?;
+    let types = Btf::of_the_kernel()?;
+    let globals = globals(&types, scope)?;
     let mut loader = EbpfLoader::new();
     loader.btf(None);
     for (name, value) in &globals {
         loader.override_global(name, value, true);
     }
-    loader.load(OBJECT).map_err(LoadError::Object)
+    loader
+        .map_max_entries(offsets::MAP_PROCESSES, sizes.processes)
+        .map_max_entries(offsets::MAP_TABLES, sizes.processes)
+        .map_max_entries(offsets::MAP_SLOTS, sizes.slots)
+        .map_max_entries(offsets::MAP_HOLDERS, sizes.holders)
+        .map_max_entries(offsets::MAP_WATCHED, sizes.watched)
+        .map_max_entries(offsets::MAP_EVENTS, sizes.event_bytes);
+    let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
+    fill_calls(&mut ebpf)?;
+    Ok(Opened { ebpf, types })
+}
+
+fn fill_calls(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let map = ebpf.map_mut(offsets::MAP_CALLS).ok_or_else(|| LoadError::Stale(offsets::MAP_CALLS.to_owned()))?;
+    let full = |error| LoadError::Map(offsets::MAP_CALLS, error);
+    let mut map = Array::<_, u32>::try_from(map).map_err(full)?;
+    for (number, meaning) in calls::meanings() {
+        map.set(number, meaning, 0).map_err(full)?;
+    }
+    Ok(())
 }
 
 /// Every global of the programs, and its value here.
-fn globals(scope: Scope) -> Result<Vec<(&'static str, u64)>, BtfError> {
-    let btf = Btf::of_the_kernel()?;
-    let members = OFFSETS.iter().chain(&registers::OFFSETS);
+fn globals(types: &Btf, scope: Scope) -> Result<Vec<(&'static str, u64)>, BtfError> {
+    let members = OFFSETS.iter().chain(&calls::OFFSETS);
     let mut globals =
-        members.map(|(name, path)| Ok((*name, btf.offset(path)?))).collect::<Result<Vec<_>, BtfError>>()?;
-    globals.extend(registers::NUMBERS);
+        members.map(|(name, path)| Ok((*name, offset(types, path)?))).collect::<Result<Vec<_>, BtfError>>()?;
+    globals.push((global::COMPAT_MASK, calls::COMPAT_MASK));
     globals.push((global::TRACK_ALL, u64::from(scope == Scope::All)));
     Ok(globals)
 }
 
-/// What differs from architecture to architecture, so that the object need not.
-#[cfg(target_arch = "x86_64")]
-pub(super) mod registers {
-    use super::global::{NR_SETPGID, NR_SETSID, REGS_ARGUMENT, REGS_NR, REGS_PARAMETER, REGS_RETURN};
-
-    pub(super) const OFFSETS: [(&str, &str); 4] = [
-        (REGS_NR, "pt_regs.orig_ax"),
-        (REGS_ARGUMENT, "pt_regs.di"),
-        (REGS_PARAMETER, "pt_regs.di"),
-        (REGS_RETURN, "pt_regs.ax"),
-    ];
-    pub(super) const NUMBERS: [(&str, u64); 2] =
-        [(NR_SETSID, libc::SYS_setsid.unsigned_abs()), (NR_SETPGID, libc::SYS_setpgid.unsigned_abs())];
-    /// The kernel's function behind setpgid(2).
-    pub(crate) const SETPGID: &str = "__x64_sys_setpgid";
-}
-
-/// What differs from architecture to architecture, so that the object need not.
-#[cfg(target_arch = "aarch64")]
-pub(super) mod registers {
-    use super::global::{NR_SETPGID, NR_SETSID, REGS_ARGUMENT, REGS_NR, REGS_PARAMETER, REGS_RETURN};
-
-    pub(super) const OFFSETS: [(&str, &str); 4] = [
-        (REGS_NR, "pt_regs.syscallno"),
-        // The return value takes the first argument's register; the kernel keeps a copy.
-        (REGS_ARGUMENT, "pt_regs.orig_x0"),
-        (REGS_PARAMETER, "pt_regs.regs"),
-        (REGS_RETURN, "pt_regs.regs"),
-    ];
-    pub(super) const NUMBERS: [(&str, u64); 2] =
-        [(NR_SETSID, libc::SYS_setsid.unsigned_abs()), (NR_SETPGID, libc::SYS_setpgid.unsigned_abs())];
-    /// The kernel's function behind setpgid(2).
-    pub(crate) const SETPGID: &str = "__arm64_sys_setpgid";
+/// The offset of a path, which may end in "+BYTES" within an array.
+fn offset(types: &Btf, path: &str) -> Result<u64, BtfError> {
+    match path.split_once('+') {
+        Some((path, bytes)) => Ok(types.offset(path)? + bytes.parse().unwrap_or(0)),
+        None => types.offset(path),
+    }
 }
 
 /// Before 5.11, maps and programs count against `RLIMIT_MEMLOCK`, which is 64 KiB by default. Not
@@ -181,7 +220,8 @@ fn raise_memlock() {
 }
 
 /// Sorts a failed load: a refusal with the verifier's log, or something else.
-pub(super) fn refused(program: &'static str, error: ProgramError) -> LoadError {
+pub(super) fn refused(program: &str, error: ProgramError) -> LoadError {
+    let program = program.to_owned();
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             LoadError::Refused { program, source: io_error, verifier_log: verifier_log.to_string() }
@@ -203,7 +243,7 @@ mod tests {
         let log = "0: (bf) r6 = r1\n1: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n\
                    verification time 10 usec\nstack depth 0\nprocessed 2 insns (limit 1000000)\n";
         let error = LoadError::Refused {
-            program: "p",
+            program: "p".into(),
             source: io::Error::from_raw_os_error(libc::EINVAL),
             verifier_log: log.into(),
         };
@@ -214,11 +254,11 @@ mod tests {
 
     #[test]
     fn every_offset_exists_in_the_running_kernel() {
-        if let Err(error) = Btf::of_the_kernel() {
-            crate::kernel::skipped(format_args!("needs a kernel with BTF: {error}"));
-            return;
-        }
-        let globals = globals(Scope::Lineage).unwrap();
+        let types = match Btf::of_the_kernel() {
+            Ok(types) => types,
+            Err(error) => return crate::kernel::skipped(format_args!("needs a kernel with BTF: {error}")),
+        };
+        let globals = globals(&types, Scope::Lineage).unwrap();
         assert!(globals.len() > OFFSETS.len());
         // Not even a structure's first member is at 0 in all of them: that would be a reader that reads nothing.
         assert!(globals.iter().filter(|(_, value)| *value != 0).count() > OFFSETS.len() / 2);

@@ -12,7 +12,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use pipewarden_common::event::{Escape, HELD_MAX, WALK_FDS, kind};
 
-use super::listener::{Listener, Record, end_of, pipe_of, process_of};
+use super::record::{Record, end_of, pipe_of, process_of};
+use super::tracker::Tracker;
 use crate::pipe::{End, PipeId, ProcessId};
 use crate::process::stat::Stat;
 
@@ -139,27 +140,27 @@ fn another_program() -> io::Result<(CString, Vec<CString>)> {
     Ok((CString::new("/proc/self/exe")?, arguments.into_iter().collect::<Result<_, _>>()?))
 }
 
-/// Puts an attached listener to the test, both ways of leaving.
+/// Puts an attached tracker to the test, both ways of leaving.
 ///
 /// # Errors
 ///
 /// [`SelfTestError`]: then it must not be used.
-pub fn of_listener(listener: &mut Listener) -> Result<(), SelfTestError> {
+pub fn of_tracker(tracker: &mut Tracker) -> Result<(), SelfTestError> {
     if !in_initial_pid_namespace() {
         return Err(SelfTestError::ForeignPids);
     }
     let us = std::process::id();
-    listener.follow(us)?;
+    tracker.follow(us)?;
     for leave in [Leave::Session, Leave::Group] {
         // On preemptible kernels a program can be skipped; that is counted and healed, not a lie.
         let mut tries = 3;
         loop {
             tries -= 1;
-            let skipped = listener.skipped();
+            let skipped = tracker.losses().skipped;
             let acted = act(leave)?;
-            let told = std::iter::from_fn(|| listener.next_record()).collect::<Vec<_>>();
+            let told = std::iter::from_fn(|| tracker.next_record()).collect::<Vec<_>>();
             match told_truly(us, &acted, &told) {
-                Err(SelfTestError::Untold { .. }) if tries > 0 && listener.skipped() > skipped => {}
+                Err(SelfTestError::Untold { .. }) if tries > 0 && tracker.losses().skipped > skipped => {}
                 verdict => break verdict?,
             }
         }
@@ -240,19 +241,24 @@ impl Acted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::listener::Rung;
-    use super::super::object::{LoadError, Scope};
+    use super::super::object::{LoadError, Scope, Sizes};
+    use super::super::rung::Rung;
+    use super::super::tracker::Losses;
     use super::*;
 
-    /// A listener on a rung that tells about us, or a line that says why there is none here.
-    fn listener(rung: Rung) -> Option<Listener> {
+    /// A tracker on a rung that tells about us, or a line that says why there is none here.
+    fn tracker(rung: Rung) -> Option<Tracker> {
         if !in_initial_pid_namespace() {
             crate::kernel::skipped(format_args!("{rung}: needs the initial pid namespace"));
             return None;
         }
-        match Listener::attach(rung, Scope::Lineage) {
-            Ok(listener) => Some(listener),
+        match Tracker::attach(rung, Scope::Lineage, Sizes::RUN) {
+            Ok(tracker) => Some(tracker),
+            // What the kernel does not have or give is one thing, what its verifier objects to another.
             Err(error @ LoadError::Stale(_)) => panic!("{rung}: {error}"),
+            Err(error) if error.verifier_tail(1).is_some() => {
+                panic!("{rung}: {error}\n{}", error.verifier_tail(40).unwrap_or_default().join("\n"))
+            }
             Err(error) => {
                 crate::kernel::skipped(format_args!("{rung} is not to be had here: {error}"));
                 None
@@ -263,10 +269,10 @@ mod tests {
     #[test]
     fn every_rung_to_be_had_tells_the_truth() {
         for rung in Rung::ALL {
-            let Some(mut listener) = listener(rung) else { continue };
-            of_listener(&mut listener).unwrap_or_else(|error| panic!("{rung}: {error}"));
-            eprintln!("{rung}: {:?}, lost {}, skipped {}", listener.cost(), listener.lost(), listener.skipped());
-            assert_eq!(listener.lost(), 0);
+            let Some(mut tracker) = tracker(rung) else { continue };
+            of_tracker(&mut tracker).unwrap_or_else(|error| panic!("{rung}: {error}"));
+            eprintln!("{rung}: {:?}, {:?}", tracker.cost(), tracker.losses());
+            assert_eq!(tracker.losses(), Losses { skipped: tracker.losses().skipped, ..Losses::default() });
         }
     }
 
@@ -275,26 +281,26 @@ mod tests {
         if in_initial_pid_namespace() {
             return crate::kernel::skipped(format_args!("needs a pid namespace"));
         }
-        let Ok(mut listener) = Listener::attach(Rung::Tracepoint, Scope::Lineage) else {
+        let Ok(mut tracker) = Tracker::attach(Rung::Tracepoint, Scope::Lineage, Sizes::RUN) else {
             return crate::kernel::skipped(format_args!("needs BPF"));
         };
-        assert!(matches!(of_listener(&mut listener), Err(SelfTestError::ForeignPids)));
+        assert!(matches!(of_tracker(&mut tracker), Err(SelfTestError::ForeignPids)));
     }
 
     #[test]
     fn a_process_outside_the_lineage_is_not_told_about() {
-        let Some(mut listener) = listener(Rung::Tracepoint) else { return };
+        let Some(mut tracker) = tracker(Rung::Tracepoint) else { return };
         act(Leave::Session).unwrap().reap();
-        assert_eq!(listener.next_record(), None);
+        assert_eq!(tracker.next_record(), None);
     }
 
     #[test]
     fn a_lie_is_recognised() {
-        let Some(mut listener) = listener(Rung::Tracepoint) else { return };
+        let Some(mut tracker) = tracker(Rung::Tracepoint) else { return };
         let us = std::process::id();
-        listener.follow(us).unwrap();
+        tracker.follow(us).unwrap();
         let mut acted = act(Leave::Session).unwrap();
-        let told: Vec<_> = std::iter::from_fn(|| listener.next_record()).collect();
+        let told: Vec<_> = std::iter::from_fn(|| tracker.next_record()).collect();
         told_truly(us, &acted, &told).unwrap();
         for missing in 0..told.len() {
             let mut less = told.clone();

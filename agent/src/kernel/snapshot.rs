@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use aya::programs::Iter;
-use aya::{Btf, Ebpf, Pod};
+use aya::{Ebpf, Pod};
 use pipewarden_common::snapshot::{FileRow, TaskRow};
 
-use super::listener::from_bytes;
-use super::object::{self, LoadError, Scope, refused};
+use super::btf::Name;
+use super::object::{self, LoadError, Scope, Sizes, refused};
+use super::record::from_bytes;
+use super::tracker::iterator;
 
 /// The iterators, loaded.
 pub struct Snapshot {
@@ -45,12 +47,14 @@ impl Snapshot {
     ///
     /// [`LoadError`].
     pub fn load() -> Result<Self, LoadError> {
-        let mut ebpf = object::open(Scope::All)?;
-        let types = Btf::from_sys_fs()?;
+        // The maps are the programs' that are not loaded.
+        let least = Sizes { processes: 1, slots: 1, holders: 1, watched: 1, event_bytes: 4096 };
+        let mut opened = object::open(Scope::All, &least)?;
+        let types = opened.types(&[Name::Function("bpf_iter_task"), Name::Function("bpf_iter_task_file")])?;
         for (name, kind) in [(TASKS, "task"), (FILES, "task_file")] {
-            iterator(&mut ebpf, name)?.load(kind, &types).map_err(|error| refused(name, error))?;
+            iterator(&mut opened.ebpf, name)?.load(kind, &types).map_err(|error| refused(name, error))?;
         }
-        Ok(Snapshot { ebpf })
+        Ok(Snapshot { ebpf: opened.ebpf })
     }
 
     /// Every thread of the machine.
@@ -72,11 +76,6 @@ impl Snapshot {
     }
 }
 
-fn iterator<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Iter, LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Stale(name))?;
-    program.try_into().map_err(|_| LoadError::Stale(name))
-}
-
 /// One pass: a fresh link is a fresh beginning.
 fn read<T: Pod>(iterator: &mut Iter) -> Result<Vec<T>, SnapshotError> {
     let link = iterator.attach()?;
@@ -88,7 +87,7 @@ fn read<T: Pod>(iterator: &mut Iter) -> Result<Vec<T>, SnapshotError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::listener::{end_of, pipe_of, process_of};
+    use super::super::record::{end_of, pipe_of, process_of};
     use super::super::self_test::in_initial_pid_namespace;
     use super::*;
     use crate::pipe::{End, PipeId};

@@ -1,0 +1,169 @@
+//! The live map: which slot of which descriptor table is an end of which pipe.
+//!
+//! State, not deltas: [`look`] reads a slot and makes the map say the same. It may be called at any time,
+//! by several processors at once, and for no reason.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap};
+use pipewarden_common::counter::{LOST_SLOTS, MENDED, SLOTS as IN_SLOTS, UNSETTLED};
+use pipewarden_common::live_map::{Control, PipeKey, Slot, SlotKey};
+use pipewarden_common::{END_WRITE, Held};
+
+use crate::counters::{count, uncount};
+use crate::fd_table::{self, Slots, pipe_behind};
+use crate::lineage;
+
+// User space sets the maps' sizes: these are a run's.
+
+/// Every tracked slot that is an end of a pipe.
+#[map]
+static SLOTS: HashMap<SlotKey, Slot> = HashMap::with_max_entries(65536, 0);
+
+/// Those of them that are on a watched pipe: who asks for its holders reads these alone.
+#[map]
+static HOLDERS: HashMap<SlotKey, Slot> = HashMap::with_max_entries(8192, 0);
+
+/// The watched pipes, put in by user space, and the kernel's object of each, once it was seen.
+#[map]
+static WATCHED: HashMap<PipeKey, u64> = HashMap::with_max_entries(1024, 0);
+
+/// What user space says while the programs run.
+#[map]
+static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// What user space says now.
+#[inline(always)]
+pub fn control() -> Control {
+    match CONTROL.get_ptr(0) {
+        // SAFETY: the element of an array map lives as long as the program, and any bytes are a value.
+        Some(control) => unsafe { control.read_volatile() },
+        None => Control { root: 0, pass: 0 },
+    }
+}
+
+/// How often a slot is read again that changes while it is put into the map.
+const TURNS: u32 = 4;
+
+/// Makes the map say what is in a slot now.
+///
+/// Another processor may do the same for the same slot at the same time, between its own reading and
+/// its own putting. So whoever has put looks again: the last one to put has then seen what is there.
+#[inline(never)]
+pub fn look(files: u64, fd: u32) {
+    let mut turn = 0;
+    let mut file = Slots::of(files).file(fd);
+    while turn < TURNS {
+        put(files, fd, file, turn != 0);
+        let now = Slots::of(files).file(fd);
+        if now == file {
+            return;
+        }
+        file = now;
+        turn += 1;
+    }
+    count(UNSETTLED);
+}
+
+/// Makes the map say that this file is in that slot (0: none).
+///
+/// `again`: another processor was at it too; then it is not enough that the map looks right already,
+/// because its two parts may have been written by two of us.
+#[inline(never)]
+pub fn put(files: u64, fd: u32, file: u64, again: bool) {
+    let key = SlotKey { files, fd, reserved: 0 };
+    let (was_there, before) = in_map(&key);
+    // Nothing is a value too here and below: the verifier does not like what may be uninitialised.
+    let held = if file == 0 { Held::default() } else { pipe_behind(file, fd).unwrap_or_default() };
+    if held.ends != 0 {
+        let slot = Slot { held, pass: control().pass, watched: is_watched(&held) };
+        if was_there && before == slot && !again {
+            return;
+        }
+        insert(&key, &slot, was_there);
+        if slot.watched == 1 {
+            if HOLDERS.insert(&key, &slot, 0).is_err() {
+                count(LOST_SLOTS);
+            }
+        } else if again || before.watched == 1 {
+            let _ = HOLDERS.remove(&key); // absent is what we want
+        }
+    } else {
+        if was_there && SLOTS.remove(&key).is_ok() {
+            uncount(IN_SLOTS);
+        }
+        if again || before.watched == 1 {
+            let _ = HOLDERS.remove(&key);
+        }
+    }
+    if before.watched == 1
+        && before.held.ends & END_WRITE != 0
+        && before.held.file != file
+        && fd_table::writers(before.held.object) == 0
+    {
+        lineage::last_writer_gone(&before.held);
+    }
+}
+
+/// Whether the map has a slot, and what it says of it.
+#[inline(always)]
+fn in_map(key: &SlotKey) -> (bool, Slot) {
+    // SAFETY: the value is copied at once; a torn copy differs from what is there, and is put right.
+    match unsafe { SLOTS.get(key) } {
+        Some(slot) => (true, *slot),
+        None => (false, Slot::default()),
+    }
+}
+
+#[inline(always)]
+fn insert(key: &SlotKey, slot: &Slot, replaces: bool) {
+    const NEW_ONLY: u64 = 1; // BPF_NOEXIST
+    if !replaces && SLOTS.insert(key, slot, NEW_ONLY).is_ok() {
+        count(IN_SLOTS);
+    } else if SLOTS.insert(key, slot, 0).is_err() {
+        count(LOST_SLOTS);
+    }
+}
+
+/// Takes a slot out of the map, whatever is in it.
+#[inline(always)]
+pub fn forget(files: u64, fd: u32) {
+    let key = SlotKey { files, fd, reserved: 0 };
+    let (was_there, before) = in_map(&key);
+    if was_there && SLOTS.remove(&key).is_ok() {
+        uncount(IN_SLOTS);
+    }
+    if before.watched == 1 {
+        let _ = HOLDERS.remove(&key);
+    }
+}
+
+#[inline(always)]
+fn is_watched(held: &Held) -> u32 {
+    WATCHED.get_ptr(&key_of(held)).is_some() as u32
+}
+
+/// Notes the kernel's object of a pipe, if it is a watched one.
+#[inline(always)]
+pub fn note_object(held: &Held) {
+    if let Some(object) = WATCHED.get_ptr_mut(&key_of(held)) {
+        // SAFETY: a value of the map; the word is written as one.
+        unsafe { object.write_volatile(held.object) };
+    }
+}
+
+#[inline(always)]
+fn key_of(held: &Held) -> PipeKey {
+    PipeKey { ino: held.ino, dev: held.dev, reserved: 0 }
+}
+
+/// Looks at a slot for a pass over everything, and counts if the map was wrong about it.
+#[inline(always)]
+pub fn mend(files: u64, fd: u32) {
+    let key = SlotKey { files, fd, reserved: 0 };
+    let (_, before) = in_map(&key);
+    look(files, fd);
+    let (_, after) = in_map(&key);
+    if before.held != after.held {
+        count(MENDED);
+    }
+}

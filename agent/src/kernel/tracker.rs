@@ -1,0 +1,357 @@
+//! A rung attached: the live map of pipe ownership, and the events that come with it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
+use aya::programs::{Program, ProgramError};
+use aya::{RawTracePointRunOptions, TestRun};
+use pipewarden_common::counter;
+use pipewarden_common::live_map::{Control, PipeKey, Process, Slot, SlotKey, Table};
+use pipewarden_common::offsets::{
+    MAP_CONTROL, MAP_COUNTERS, MAP_EVENTS, MAP_HOLDERS, MAP_PROCESSES, MAP_SLOTS, MAP_TABLES, MAP_WATCHED,
+};
+
+use super::btf::Name;
+use super::object::{self, LoadError, Scope, Sizes, refused};
+use super::record::{Record, key_of};
+use super::rung::{Hook, Rung};
+use crate::pipe::PipeId;
+
+/// What bringing the programs into the kernel took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// From nothing to all programs verified.
+    pub load: Duration,
+    /// From there to all of them attached.
+    pub attach: Duration,
+    /// Instructions that the verifier looked at, in all programs. 0 before Linux 5.16, which does not tell.
+    pub verified_instructions: u64,
+}
+
+/// A rung, attached until it is dropped. Nothing of it is pinned: the kernel takes everything away with
+/// the process, however that ends.
+pub struct Tracker {
+    rung: Rung,
+    cost: Cost,
+    sizes: Sizes,
+    /// Hooks that this kernel does not have, and the rung can do without.
+    without: Vec<String>,
+    events: RingBuf<MapData>,
+    pub(super) maps: Maps,
+    /// How many elements user space took out of the maps that the programs count.
+    pub(super) taken_out: Fill,
+    #[cfg(feature = "bpf-log")]
+    lines: super::log::Lines,
+    /// Owns the programs and their links.
+    pub(super) ebpf: Ebpf,
+}
+
+/// The maps that user space reads and writes.
+pub(super) struct Maps {
+    pub(super) processes: HashMap<MapData, u32, Process>,
+    pub(super) tables: HashMap<MapData, u64, Table>,
+    pub(super) slots: HashMap<MapData, SlotKey, Slot>,
+    pub(super) holders: HashMap<MapData, SlotKey, Slot>,
+    pub(super) watched: HashMap<MapData, PipeKey, u64>,
+    pub(super) control: Array<MapData, Control>,
+    counters: Array<MapData, u64>,
+}
+
+/// How many elements there are in the maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Tracked processes.
+    pub processes: u64,
+    /// Descriptor tables.
+    pub tables: u64,
+    /// Descriptors on pipes.
+    pub slots: u64,
+}
+
+/// What went wrong since the tracker was attached: whenever one of these moves, the map may be wrong and
+/// must be seeded anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Records that did not fit into the ring buffer.
+    pub events: u64,
+    /// Processes or tables that did not fit into their maps.
+    pub processes: u64,
+    /// Descriptors that did not fit.
+    pub slots: u64,
+    /// Tables of which it is not known whether anybody still has them, or what is in all of them.
+    pub unsure: u64,
+    /// Slots that changed each time they were looked at.
+    pub unsettled: u64,
+    /// How often the kernel skipped a program because it was running already on that processor
+    /// (preemptible kernels). 0 before Linux 5.12, which does not count.
+    pub skipped: u64,
+}
+
+impl Losses {
+    /// Whether nothing was lost.
+    #[must_use]
+    pub fn none(&self) -> bool {
+        *self == Losses::default()
+    }
+}
+
+/// Iterators that seed the map.
+pub(super) const SEED: [(&str, &str); 2] = [("iter_seed_tasks", "task"), ("iter_seed_files", "task_file")];
+const ASK_WRITERS: &str = "ask_writers";
+
+impl Tracker {
+    /// Loads and attaches. Nothing stays behind if any of it fails.
+    ///
+    /// The map is empty then: [`follow`](Self::follow) or [`seed`](Self::seed) it.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`].
+    pub fn attach(rung: Rung, scope: Scope, sizes: Sizes) -> Result<Self, LoadError> {
+        let started = Instant::now();
+        let mut opened = object::open(scope, &sizes)?;
+        let hooks = rung.hooks();
+        let iterators = SEED.map(|(_, kind)| format!("bpf_iter_{kind}"));
+        let mut names = Rung::names(&hooks);
+        names.extend(iterators.iter().map(|name| Name::Function(name)));
+        let types = opened.types(&names)?;
+        let ebpf = &mut opened.ebpf;
+        let mut cost = Cost::default();
+        let mut without = Vec::new();
+        let mut loaded: Vec<&Hook> = Vec::new();
+        for hook in &hooks {
+            match load(ebpf, hook, &types) {
+                Ok(instructions) => {
+                    cost.verified_instructions += instructions;
+                    loaded.push(hook);
+                }
+                Err(error) if hook.needed => return Err(error),
+                Err(_) => without.push(hook.at.clone()),
+            }
+        }
+        for (name, kind) in SEED {
+            iterator(ebpf, name)?.load(kind, &types).map_err(|error| refused(name, error))?;
+        }
+        if let Some(Program::RawTracePoint(program)) = ebpf.program_mut(ASK_WRITERS) {
+            program.load().map_err(|error| refused(ASK_WRITERS, error))?;
+        }
+        drop(types);
+        cost.load = started.elapsed();
+        let started = Instant::now();
+        for hook in loaded {
+            match attach(ebpf, hook) {
+                Err(error) if hook.needed => return Err(error),
+                Err(_) => without.push(hook.at.clone()),
+                Ok(()) => {}
+            }
+        }
+        cost.attach = started.elapsed();
+        Ok(Tracker {
+            rung,
+            cost,
+            sizes,
+            without,
+            events: map(ebpf, MAP_EVENTS)?,
+            maps: Maps {
+                processes: map(ebpf, MAP_PROCESSES)?,
+                tables: map(ebpf, MAP_TABLES)?,
+                slots: map(ebpf, MAP_SLOTS)?,
+                holders: map(ebpf, MAP_HOLDERS)?,
+                watched: map(ebpf, MAP_WATCHED)?,
+                control: map(ebpf, MAP_CONTROL)?,
+                counters: map(ebpf, MAP_COUNTERS)?,
+            },
+            taken_out: Fill::default(),
+            #[cfg(feature = "bpf-log")]
+            lines: super::log::Lines::of(ebpf),
+            ebpf: opened.ebpf,
+        })
+    }
+
+    /// The rung that it is on.
+    #[must_use]
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// What attaching it took.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    /// Functions and tracepoints that this kernel does not have, and that it does without.
+    #[must_use]
+    pub fn without(&self) -> &[String] {
+        &self.without
+    }
+
+    /// Makes a process a tracked one: it and what descends from it from now on. What it holds by now is
+    /// for [`seed`](Self::seed) to find.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn follow(&mut self, pid: u32) -> Result<(), MapError> {
+        const NEW_ONLY: u64 = 1; // BPF_NOEXIST
+        let pass = self.control().pass;
+        match self.maps.processes.insert(pid, Process { pass, ..Process::default() }, NEW_ONLY) {
+            Ok(()) => {
+                // The programs count what they put in; this one is theirs to take out.
+                self.taken_out.processes = self.taken_out.processes.wrapping_sub(1);
+                Ok(())
+            }
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a pipe a watched one: its holders are in the index, and its last writer's end is told.
+    /// Who holds it already is for [`seed`](Self::seed) to find.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn watch(&mut self, pipe: PipeId) -> Result<(), MapError> {
+        self.maps.watched.insert(key_of(pipe), 0, 0)
+    }
+
+    /// Ends that. The index loses its slots with the next look at each, or with the next seeding.
+    pub fn forget(&mut self, pipe: PipeId) {
+        let _ = self.maps.watched.remove(&key_of(pipe)); // absent is what we want
+    }
+
+    /// The next record, if there is one. The descriptor is readable (poll it) when there may be.
+    pub fn next_record(&mut self) -> Option<Record> {
+        #[cfg(feature = "bpf-log")]
+        self.lines.print();
+        // A record that is not what this version writes is passed over.
+        while let Some(item) = self.events.next() {
+            if let Some(record) = Record::decode(&item) {
+                return Some(record);
+            }
+        }
+        None
+    }
+
+    /// What went wrong so far.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        Losses {
+            events: self.counter(counter::LOST_EVENTS),
+            processes: self.counter(counter::LOST_PROCESSES),
+            slots: self.counter(counter::LOST_SLOTS),
+            unsure: self.counter(counter::UNSURE_TABLES),
+            unsettled: self.counter(counter::UNSETTLED),
+            skipped: self.skipped(),
+        }
+    }
+
+    /// How full the maps are.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        let there = |index, out| self.counter(index).wrapping_sub(out);
+        Fill {
+            processes: there(counter::PROCESSES, self.taken_out.processes),
+            tables: there(counter::TABLES, self.taken_out.tables),
+            slots: there(counter::SLOTS, self.taken_out.slots),
+        }
+    }
+
+    /// How much they have room for.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// How many open file descriptions write to a watched pipe, as the kernel counts them. `None` while
+    /// the pipe was not seen, or where the kernel cannot be asked.
+    #[must_use]
+    pub fn writers(&self, pipe: PipeId) -> Option<u32> {
+        let object = self.maps.watched.get(&key_of(pipe), 0).ok().filter(|object| *object != 0)?;
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(ASK_WRITERS) else { return None };
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = object;
+        program.test_run(options).ok().map(|result| result.return_value)
+    }
+
+    pub(super) fn counter(&self, index: u32) -> u64 {
+        self.maps.counters.get(&index, 0).unwrap_or(0)
+    }
+
+    pub(super) fn control(&self) -> Control {
+        self.maps.control.get(&0, 0).unwrap_or_default()
+    }
+
+    fn skipped(&self) -> u64 {
+        let fds = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        fds.filter_map(|fd| {
+            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(path).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        })
+        .sum()
+    }
+
+    /// Detaches everything, and says how long the kernel took.
+    pub fn detach(self) -> Duration {
+        let started = Instant::now();
+        drop(self);
+        started.elapsed()
+    }
+}
+
+impl AsFd for Tracker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring buffer owns the descriptor and lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }
+    }
+}
+
+fn map<T: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
+    ebpf.take_map(name).and_then(|map| T::try_from(map).ok()).ok_or_else(|| LoadError::Stale(name.to_owned()))
+}
+
+pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Iter, LoadError> {
+    let stale = || LoadError::Stale(name.to_owned());
+    ebpf.program_mut(name).ok_or_else(stale)?.try_into().map_err(|_| stale())
+}
+
+/// Brings one program past the verifier, unless it is there already; gives the number of instructions that
+/// it looked at.
+fn load(ebpf: &mut Ebpf, hook: &Hook, types: &aya::Btf) -> Result<u64, LoadError> {
+    let stale = || LoadError::Stale(hook.program.clone());
+    let program = ebpf.program_mut(&hook.program).ok_or_else(stale)?;
+    let loaded = match &mut *program {
+        Program::RawTracePoint(program) => program.load(),
+        Program::KProbe(program) => program.load(),
+        Program::FExit(program) => program.load(&hook.at, types),
+        Program::BtfTracePoint(program) => program.load(&hook.at, types),
+        _ => return Err(stale()),
+    };
+    match loaded {
+        // The kprobe rung's pair is attached to many functions.
+        Err(ProgramError::AlreadyLoaded) => return Ok(0),
+        loaded => loaded.map_err(|error| refused(&hook.program, error))?,
+    }
+    let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+    Ok(verified.map_or(0, u64::from))
+}
+
+fn attach(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(&hook.program).ok_or_else(|| LoadError::Stale(hook.program.clone()))?;
+    let attached = match program {
+        Program::RawTracePoint(program) => program.attach(&hook.at).map(drop),
+        Program::KProbe(program) => program.attach(&hook.at, 0).map(drop),
+        Program::FExit(program) => program.attach().map(drop),
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    attached.map_err(|source| LoadError::Attach {
+        program: hook.program.clone(),
+        hook: hook.at.clone(),
+        source: Box::new(source),
+    })
+}
