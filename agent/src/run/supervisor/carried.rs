@@ -1,0 +1,138 @@
+//! Questions to the source, and what is done on the strength of its answers.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::Supervisor;
+use crate::act::{self, Authority, Ground, Refusal, Verdict, Warrant};
+use crate::ownership::proc::Proc;
+use crate::ownership::worker::Worker;
+use crate::ownership::{Census, Question, Scope};
+use crate::pipe::{Action, Outcome, Pipe, Relation};
+use crate::run::drain;
+use crate::run::ending::{LetGo, Sentence};
+use crate::run::journal;
+use crate::run::options::{OnForeign, OnHolder};
+
+/// How long a question to the source may take: longer than any sane walk over `/proc`, and an answer
+/// that comes later is only asked for again.
+const SCAN_BOUND: Duration = Duration::from_secs(2);
+
+impl Supervisor<'_> {
+    pub(super) fn ask(&mut self, scope: Scope) {
+        let pipes = self.open_pipes();
+        let question =
+            Question { pipes, scope, deadline: Instant::now() + SCAN_BOUND, except: self.scene.sinks.clone() };
+        let asked = self.worker().is_ok_and(|worker| worker.ask(question));
+        if !asked && let Some(ending) = &mut self.ending {
+            ending.unanswered();
+        }
+    }
+
+    /// The thread that looks for holders: started when the first question comes up.
+    pub(super) fn worker(&mut self) -> io::Result<&mut Worker> {
+        if self.worker.is_none() {
+            let source = Proc::new(self.lineage.clone(), self.options.keep.clone());
+            self.worker = Some(Worker::start(Box::new(source))?);
+            self.scene.journal.source_attached();
+        }
+        self.worker.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The pipes whose holders matter now.
+    pub(super) fn open_pipes(&self) -> Vec<Pipe> {
+        let pumped = self.scene.pumps.iter().filter(|pump| pump.end().is_none()).map(|pump| pump.pipe);
+        pumped.chain(self.scene.watched.iter().map(|(_, pipe)| *pipe)).collect()
+    }
+
+    /// Takes an answer of the source: who is there, and who is to be signalled.
+    pub(super) fn judge(&mut self, census: &Census) {
+        if let Some(signal) = self.for_members.take() {
+            self.signal_members(signal, census);
+        }
+        let (view, pipes) = (self.view(), self.open_pipes());
+        let Some(ending) = &mut self.ending else { return };
+        let sentences = ending.judge(census, &pipes, view);
+        if !ending.in_grace() && (view.pumping || view.watching) {
+            self.scene.journal.withheld(&census.holders, &pipes);
+            for holder in &census.holders {
+                self.scene.journal.saw(holder);
+            }
+        }
+        for sentence in sentences {
+            self.carry_out(&sentence, census);
+        }
+    }
+
+    /// The home group's other members get what the command got.
+    pub(super) fn signal_members(&mut self, signal: Signal, census: &Census) {
+        let home = self.lineage.home;
+        for stat in census.members.iter().filter(|stat| stat.pgid == home && stat.id.pid != self.command.pid) {
+            let Some(description) = journal::description_of(stat.id, &census.holders) else { continue };
+            let (id, ground) = (stat.id, Ground::Reap);
+            let warrant = Warrant { id, relation: Relation::Lineage, ground, description: &description, signal };
+            // Who refuses or is gone is met again by the ending.
+            let _ = act::signal(&warrant, &self.authority(), &mut self.scene.journal);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, sentence: &Sentence, census: &Census) {
+        let Some(description) = journal::description_of(sentence.id, &census.holders) else { return };
+        let warrant = Warrant {
+            id: sentence.id,
+            relation: sentence.relation,
+            ground: sentence.ground.clone(),
+            description: &description,
+            signal: sentence.signal,
+        };
+        let verdict = act::signal(&warrant, &self.authority(), &mut self.scene.journal);
+        let Some(ending) = &mut self.ending else { return };
+        match verdict {
+            Ok(Verdict::Signalled) => ending.signalled(sentence.id, sentence.signal),
+            // It moved between the look and the verification; the next look sees where to.
+            Ok(Verdict::Gone | Verdict::Refused(Refusal::NoHold | Refusal::Reused)) => {}
+            Ok(Verdict::Refused(_)) => ending.refused(sentence.id),
+            Err(_) => ending.unanswered(),
+        }
+    }
+
+    pub(super) fn authority(&self) -> Authority {
+        Authority {
+            root: self.lineage.root,
+            keep: self.options.keep.clone(),
+            foreign: self.options.on_foreign == OnForeign::As(OnHolder::End),
+        }
+    }
+
+    /// Lets go of every stream that is still open; what is in the pipes now is still delivered.
+    pub(super) fn let_go(&mut self, how: LetGo) {
+        let bound_reached = self.ending.as_ref().is_none_or(|ending| ending.outcome() == Outcome::Closed);
+        for pump in self.scene.pumps.iter_mut().filter(|pump| pump.end().is_none()) {
+            let Some(source) = pump.let_go() else { continue };
+            let mut done = Action::Closed;
+            if how == LetGo::Drain
+                && let Ok(sink) = drain::start(&source)
+            {
+                self.scene.sinks.insert(sink);
+                done = Action::Drained;
+            }
+            self.scene.journal.let_go(pump.pipe, pump.bytes, done, bound_reached);
+        }
+    }
+
+    pub(super) fn take_answer(&mut self) {
+        let Some(worker) = self.worker.as_mut() else { return };
+        match worker.answer() {
+            Ok(Some(census)) => self.judge(&census),
+            Ok(None) => {}
+            Err(error) => {
+                self.scene.journal.source_failed(&error);
+                if let Some(ending) = &mut self.ending {
+                    ending.unanswered();
+                }
+            }
+        }
+    }
+}
