@@ -12,6 +12,7 @@ use super::lifecycle::{self, Agent, Beside};
 use super::value::{self, Bound};
 use crate::audit::Target;
 use crate::ownership::keep::Keep;
+use crate::ownership::ladder::Backend;
 use crate::pipe::ExitStatus;
 use crate::run::options::{Leak, OnForeign, OnHolder, OnOpaque, Options, Reap, ReportStyle, Stdin, Stdio};
 use crate::run::{self, Finished, report::Report};
@@ -71,9 +72,9 @@ pub struct Run {
     /// Where the command's standard input comes from: inherit, null, or fifo:PATH, which is made if need be
     #[arg(long, value_name = "FROM", default_value = "inherit", value_parser = lifecycle::stdin)]
     stdin: Stdin,
-    /// What answers "who holds this pipe": auto or proc
+    /// What answers "who holds this pipe"
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
-    backend: Backend,
+    backend: BackendArg,
     /// Append audit records as JSON lines to this file; - is stderr
     #[arg(long, value_name = "PATH|-")]
     audit: Option<OsString>,
@@ -152,9 +153,29 @@ enum StdioArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Backend {
+enum BackendArg {
+    /// /proc at once, and the connector's events once the command has lived a little
     Auto,
+    /// The live map (not in this version)
+    Bpf,
+    /// /proc, with the proc connector's events from the start
+    Connector,
+    /// /proc alone
     Proc,
+    /// Another process's live map (not in this version)
+    Node,
+}
+
+impl From<BackendArg> for Backend {
+    fn from(backend: BackendArg) -> Backend {
+        match backend {
+            BackendArg::Auto => Backend::Auto,
+            BackendArg::Bpf => Backend::Bpf,
+            BackendArg::Connector => Backend::Connector,
+            BackendArg::Proc => Backend::Proc,
+            BackendArg::Node => Backend::Node,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -236,9 +257,6 @@ impl Run {
             format!("invalid value for '--keep <GLOB>': {error}; quote the glob, as in '*postgres*'")
         })?;
         let timeout = self.timeout.and_then(|bound| bound.0);
-        match self.backend {
-            Backend::Auto | Backend::Proc => {}
-        }
         let stdio = match self.stdio {
             StdioArg::Auto => Stdio::Auto,
             StdioArg::Pump => Stdio::Pump,
@@ -275,6 +293,7 @@ impl Run {
             },
             stdio,
             split: self.split,
+            backend: self.backend.into(),
             stdin: self.stdin,
             report: match self.report {
                 Style::Text => ReportStyle::Text,

@@ -1,9 +1,13 @@
 //! Who holds which pipe, whatever the source of that knowledge.
 //!
 //! A [`Source`] names candidates. It is never the last word: the pipe itself is (`read() == 0`), and
-//! before anybody is signalled [`crate::act`] looks again.
+//! before anybody is signalled [`crate::act`] looks again. [`events`] say when to look, and the
+//! [`ladder`] which of them a run gets.
 
+pub mod connector;
+pub mod events;
 pub mod keep;
+pub mod ladder;
 pub mod proc;
 pub mod worker;
 

@@ -14,9 +14,16 @@ use super::{Census, Question, Source};
 /// Enough for directory walks; the default of 2 MiB is only address space, but it is counted.
 const STACK_BYTES: usize = 256 * 1024;
 
+/// What the thread is told.
+enum Order {
+    Answer(Question),
+    /// Another source answers from here on.
+    Use(Box<dyn Source>),
+}
+
 /// A source that answers off the main path, one question at a time.
 pub struct Worker {
-    questions: SyncSender<Question>,
+    orders: SyncSender<Order>,
     answers: Receiver<io::Result<Census>>,
     wake: Arc<EventFd>,
     busy: bool,
@@ -30,20 +37,28 @@ impl Worker {
     /// When there is no thread or descriptor to be had.
     pub fn start(mut source: Box<dyn Source>) -> io::Result<Worker> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let (questions, asked) = sync_channel::<Question>(1);
+        // A question, and the sources that were swapped in while it was being answered.
+        let (orders, given) = sync_channel::<Order>(4);
         let (answer, answers) = sync_channel(1);
         let woken = Arc::clone(&wake);
         thread::Builder::new().name("holders".into()).stack_size(STACK_BYTES).spawn(move || {
             // The main thread reads signals from a signalfd: none may be delivered here.
             let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-            for question in asked {
+            for order in given {
+                let question = match order {
+                    Order::Answer(question) => question,
+                    Order::Use(better) => {
+                        source = better;
+                        continue;
+                    }
+                };
                 let sent = answer.send(source.holders(&question));
                 if sent.is_err() || woken.write(1).is_err() {
                     break;
                 }
             }
         })?;
-        Ok(Worker { questions, answers, wake, busy: false })
+        Ok(Worker { orders, answers, wake, busy: false })
     }
 
     /// Whether a question is out.
@@ -57,8 +72,13 @@ impl Worker {
         if self.busy {
             return false;
         }
-        self.busy = self.questions.try_send(question).is_ok();
+        self.busy = self.orders.try_send(Order::Answer(question)).is_ok();
         self.busy
+    }
+
+    /// Lets another source answer from the next question on; whether it will.
+    pub fn replace(&mut self, source: Box<dyn Source>) -> bool {
+        self.orders.try_send(Order::Use(source)).is_ok()
     }
 
     /// What becomes readable when there is an answer.

@@ -1,7 +1,7 @@
 //! Who was seen and what was done: for the report, and for the audit log.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,12 @@ use super::options::Options;
 use super::report::{HolderReport, Report, Roll};
 use crate::act::{self, Ground, Refusal, Warrant};
 use crate::audit::detail::{
-    self, Attached, Degraded, Escape, Exited, FifoUse, Finished, Idle, Restart, Retried, Started,
+    self, Attached, Degraded, Escape, Exited, FifoUse, Finished, Idle, Reseeded, Restart, Retried, Started,
 };
 use crate::audit::evidence::{Decision, Evidence, PipeSeen, Reason, RunSeen, Scope, Verified};
 use crate::audit::record::{Act, Event, OnFifo};
 use crate::audit::{ACT_WAIT, Log};
+use crate::ownership::events::Names;
 use crate::ownership::{Holder, Lineage};
 use crate::pipe::{Action, EndedFor, ExitStatus, Pipe, ProcessId, Relation, Stream};
 use crate::process::describe::{Description, describe};
@@ -44,6 +45,10 @@ pub struct Journal {
     attempt: u32,
     withheld: Vec<Pipe>,
     signalled: Vec<Signalled>,
+    /// Whose escapes are on record.
+    escapes: HashSet<ProcessId>,
+    /// What answers.
+    source: Names,
 }
 
 /// A holder that was signalled, until it is known what became of it.
@@ -70,6 +75,8 @@ impl Journal {
             attempt: 0,
             withheld: Vec::new(),
             signalled: Vec::new(),
+            escapes: HashSet::new(),
+            source: Names::PROC,
         };
         if journal.log.is_on() {
             let command: Vec<String> =
@@ -93,16 +100,50 @@ impl Journal {
         }
     }
 
-    /// A source answers from here on.
-    pub fn source_attached(&mut self) {
-        let detail = Attached { backend: "proc".into(), rung: "proc".into(), took_us: None };
-        self.note(Event::TrackerAttached { detail });
+    /// Whether anybody reads what is noted here.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.log.is_on()
     }
 
-    /// The source cannot answer any more.
-    pub fn source_failed(&mut self, error: &io::Error) {
-        let detail = Degraded { from: "proc".into(), to: "none".into(), why: error.to_string() };
+    /// This source answers from here on; attaching it took so long.
+    pub fn source_attached(&mut self, names: Names, took: Option<Duration>) {
+        self.source = names;
+        let (backend, rung) = (names.backend.into(), names.rung.into());
+        self.note(Event::TrackerAttached { detail: Attached { backend, rung, took_us: took.map(micros) } });
+    }
+
+    /// This source answers from here on, because another one was given up.
+    pub fn source_is(&mut self, names: Names) {
+        self.source = names;
+    }
+
+    /// A rung was lost, or wanted and is not to be had.
+    pub fn source_degraded(&mut self, from: &str, to: &str, why: &str) {
+        let detail = Degraded { from: from.into(), to: to.into(), why: why.into() };
         self.note(Event::TrackerDegraded { detail });
+    }
+
+    /// What was known from events was read anew, because some were lost.
+    pub fn source_reseeded(&mut self, rung: &str, why: &str, missed: u64) {
+        let detail = Reseeded { rung: rung.into(), why: why.into(), missed };
+        self.note(Event::TrackerReseeded { detail });
+    }
+
+    /// A process of the lineage was found to have left with a watched pipe while the command runs.
+    /// `happened` is when it left, by `CLOCK_MONOTONIC`.
+    pub fn escaped(&mut self, holder: &Holder, happened: Option<Duration>) {
+        if !self.log.is_on() || holder.holds.is_empty() || !self.escapes.insert(holder.id) {
+            return;
+        }
+        let who = &holder.description;
+        let noticed_after_us = happened.map(|happened| micros(monotonic().saturating_sub(happened)));
+        self.note(Event::PipeEscape {
+            process: Box::new(who.clone()),
+            pipe: self.pipe_seen(holder),
+            evidence: Box::new(self.evidence(holder)),
+            detail: Escape { home_pgid: self.home, pgid: who.pgid, sid: who.sid, noticed_after_us },
+        });
     }
 
     /// The command is about to be signalled with its home group, because an ending was asked for.
@@ -193,13 +234,7 @@ impl Journal {
             return;
         }
         if holder.escaped {
-            let who = &holder.description;
-            self.note(Event::PipeEscape {
-                process: Box::new(who.clone()),
-                pipe: self.pipe_seen(holder),
-                evidence: Box::new(self.evidence(holder)),
-                detail: Escape { home_pgid: self.home, pgid: who.pgid, sid: who.sid, noticed_after_us: None },
-            });
+            self.escaped(holder, None);
         }
         if holder.kept || matches!(holder.relation, Relation::Opaque) {
             let reason = if holder.kept { Reason::Keep } else { Reason::Opaque };
@@ -276,7 +311,7 @@ impl Journal {
             finished.undelivered_bytes = report.undelivered_bytes;
             finished.holders_ended = count(|action| matches!(action, Action::Term | Action::Kill));
             finished.holders_spared = count(|action| !matches!(action, Action::Term | Action::Kill));
-            finished.source = Some(report.rung.to_owned());
+            finished.source = Some(self.source.to_string());
         }
         // That it did not fit in is in nobody's power any more: the chain stays open, as `verify` tells.
         let _ = self.log.finish(finished, FINISH_WAIT);
@@ -314,7 +349,7 @@ impl Journal {
 
     fn evidence(&self, holder: &Holder) -> Evidence {
         Evidence {
-            source: Some("proc".into()),
+            source: Some(self.source.to_string()),
             holds: holder.holds.iter().map(Into::into).collect(),
             run: Some(self.seen()),
             ..Evidence::new(holder.relation, holder.escaped)
@@ -364,7 +399,7 @@ impl Journal {
         };
         let escaped = warrant.relation != Relation::Foreign && warrant.description.pgid != self.home;
         let evidence = Evidence {
-            source: Some("proc".into()),
+            source: Some(self.source.to_string()),
             holds,
             verified,
             run: Some(self.seen()),
@@ -439,6 +474,12 @@ fn signal_name(signal: i32) -> Option<String> {
         Signal::try_from(signal)
             .map_or_else(|_| signal.to_string(), |signal| signal.as_str().trim_start_matches("SIG").to_owned()),
     )
+}
+
+/// `CLOCK_MONOTONIC`, which the kernel dates events by.
+fn monotonic() -> Duration {
+    // It fails on no kernel that runs us.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 fn micros(time: Duration) -> u64 {

@@ -22,6 +22,7 @@ pub(crate) mod stdio;
 pub(crate) mod supervisor;
 pub mod template;
 pub(crate) mod terminal;
+mod tracker;
 mod tries;
 mod watch;
 mod witness;
@@ -29,6 +30,7 @@ mod witness;
 use std::io;
 
 use crate::audit::{Log, OpenError, RunId};
+use crate::ownership::ladder::Unavailable;
 use crate::pipe::ExitStatus;
 use fifo::FifoError;
 use journal::Journal;
@@ -41,6 +43,7 @@ use scene::Scene;
 use signals::Signals;
 pub use signals::die_by;
 use spawn::SpawnError;
+use tracker::Tracker;
 
 /// The exit status of what we ourselves could not do.
 const FAILURE: u8 = 125;
@@ -66,6 +69,9 @@ pub enum RunError {
     /// The FIFO cannot be ours; nothing was started.
     #[error("invalid value for '--stdin <FROM>': {0}")]
     Fifo(#[from] FifoError),
+    /// What was asked for by `--backend` cannot be had; nothing was started.
+    #[error(transparent)]
+    Backend(#[from] Unavailable),
     /// We could not get ready to supervise; nothing was started.
     #[error("cannot {0}: {1}")]
     Setup(&'static str, io::Error),
@@ -80,7 +86,11 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Spawn(error) => error.exit_code(),
-            RunError::Audit(_) | RunError::Fifo(_) | RunError::Setup(..) | RunError::Supervision(_) => FAILURE,
+            RunError::Audit(_)
+            | RunError::Fifo(_)
+            | RunError::Backend(_)
+            | RunError::Setup(..)
+            | RunError::Supervision(_) => FAILURE,
         }
     }
 }
@@ -125,15 +135,20 @@ pub fn run_here(
         Some(target) => Log::open_named(target, RunId::new(), options.name.clone())?,
         None => Log::disabled(RunId::new()),
     };
-    let journal = Journal::open(log, options);
-    let ready = match scene::prepare(options, &mut signals, own_group) {
-        Ok(ready) => ready,
+    let mut journal = Journal::open(log, options);
+    let prepared = scene::prepare(options, &mut signals, own_group).and_then(|ready| {
+        let root = nix::unistd::getpid().as_raw();
+        let helpers = signals.helper().into_iter().collect();
+        Ok((ready, Tracker::start(options.backend, root, &helpers, &mut journal)?))
+    });
+    let (ready, tracker) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             journal.close(None, error.exit_code());
             return Err(error);
         }
     };
-    let mut scene = Scene::new(ready, signals, own_group, front, journal, started);
+    let mut scene = Scene::new(ready, signals, own_group, front, (journal, tracker), started);
     let tried = tries::run(options, &mut scene);
     let Scene { journal, failed, feed, .. } = scene;
     drop(feed); // whoever came late to its FIFO is let go before we are gone

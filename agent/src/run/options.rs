@@ -11,6 +11,7 @@ use super::matchers::{Matchers, Role};
 use super::template::Template;
 use crate::audit::Target;
 use crate::ownership::keep::Keep;
+use crate::ownership::ladder::Backend;
 
 /// What to do about lineage or foreign holders once they have proved stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,8 @@ pub struct Options {
     pub split: bool,
     /// Where standard input comes from.
     pub stdin: Stdin,
+    /// What answers "who holds this pipe".
+    pub backend: Backend,
     /// How the report looks.
     pub report: ReportStyle,
     /// After a timeout, exit with the command's own status.
@@ -227,6 +230,7 @@ impl Options {
             stdio: Stdio::Auto,
             split: false,
             stdin: Stdin::Inherit,
+            backend: Backend::Auto,
             report: ReportStyle::Text,
             preserve_status: false,
             foreground: false,

@@ -20,6 +20,7 @@ use super::pump::{DownstreamFailed, Pump};
 use super::signals::Signals;
 use super::spawn::{self, Setup, Spawned};
 use super::stdio::{self, Plan, Treatment};
+use super::tracker::Tracker;
 use crate::ownership::Lineage;
 use crate::pipe::{Pipe, Stream};
 use crate::process::children;
@@ -45,6 +46,8 @@ pub struct Scene {
     pub told: Box<dyn FnMut(i32)>,
     /// The books.
     pub journal: Journal,
+    /// What the lineage is known by.
+    pub tracker: Tracker,
     /// When the run began.
     pub started: Instant,
     /// Time in which job control had us stopped.
@@ -74,7 +77,7 @@ impl Scene {
         signals: Signals,
         own_group: bool,
         front: Option<i32>,
-        journal: Journal,
+        (journal, tracker): (Journal, Tracker),
         told: Box<dyn FnMut(i32)>,
     ) -> Scene {
         let (pumps, ends) = ready.lines.into_iter().unzip();
@@ -89,6 +92,7 @@ impl Scene {
             front,
             told,
             journal,
+            tracker,
             started: Instant::now(),
             stopped: Duration::ZERO,
             failed: None,

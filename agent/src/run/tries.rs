@@ -86,13 +86,14 @@ fn past(tried: &Tried, scene: &Scene, options: &Options) -> Past {
 
 fn report(tried: Tried, tries: Vec<Try>, scene: &mut Scene) -> Report {
     scene.settle();
+    let names = scene.tracker.names();
     Report {
         outcome: tried.outcome,
         exit_status: tried.exit_status,
         ended_for: tried.ended_for,
         exit_to_eof_us: tried.exit_to_eof.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-        backend: "proc",
-        rung: "proc",
+        backend: names.backend,
+        rung: names.rung,
         undelivered_bytes: u64::try_from(tried.undelivered).unwrap_or(u64::MAX),
         holders: scene.journal.holders(),
         tries,

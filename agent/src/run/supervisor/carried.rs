@@ -7,7 +7,6 @@ use nix::sys::signal::Signal;
 
 use super::Supervisor;
 use crate::act::{self, Authority, Ground, Refusal, Verdict, Warrant};
-use crate::ownership::proc::Proc;
 use crate::ownership::worker::Worker;
 use crate::ownership::{Census, Question, Scope};
 use crate::pipe::{Action, Outcome, Pipe, Relation};
@@ -21,22 +20,34 @@ use crate::run::options::{OnForeign, OnHolder};
 const SCAN_BOUND: Duration = Duration::from_secs(2);
 
 impl Supervisor<'_> {
+    /// Asks for the ending's sake, or for the home group's members.
     pub(super) fn ask(&mut self, scope: Scope) {
+        if self.look.is_out() {
+            // Its answer is about a moment that is over: asked when it is there.
+            self.look.put_off = Some(self.look.put_off.map_or(scope, |before| before.max(scope)));
+            return;
+        }
+        if !self.question(scope)
+            && let Some(ending) = &mut self.ending
+        {
+            ending.unanswered();
+        }
+    }
+
+    /// Puts a question to the source; whether it was taken.
+    pub(super) fn question(&mut self, scope: Scope) -> bool {
         let pipes = self.open_pipes();
         let question =
             Question { pipes, scope, deadline: Instant::now() + SCAN_BOUND, except: self.scene.sinks.clone() };
-        let asked = self.worker().is_ok_and(|worker| worker.ask(question));
-        if !asked && let Some(ending) = &mut self.ending {
-            ending.unanswered();
-        }
+        self.worker().is_ok_and(|worker| worker.ask(question))
     }
 
     /// The thread that looks for holders: started when the first question comes up.
     pub(super) fn worker(&mut self) -> io::Result<&mut Worker> {
         if self.worker.is_none() {
-            let source = Proc::new(self.lineage.clone(), self.options.keep.clone());
-            self.worker = Some(Worker::start(Box::new(source))?);
-            self.scene.journal.source_attached();
+            let scene = &mut *self.scene;
+            let source = scene.tracker.source(&self.lineage, &self.options.keep, &mut scene.journal);
+            self.worker = Some(Worker::start(source)?);
         }
         self.worker.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -116,6 +127,7 @@ impl Supervisor<'_> {
                 && let Ok(sink) = drain::start(&source)
             {
                 self.scene.sinks.insert(sink);
+                self.scene.tracker.disown(sink);
                 done = Action::Drained;
             }
             self.scene.journal.let_go(pump.pipe, pump.bytes, done, bound_reached);
@@ -124,15 +136,19 @@ impl Supervisor<'_> {
 
     pub(super) fn take_answer(&mut self) {
         let Some(worker) = self.worker.as_mut() else { return };
-        match worker.answer() {
-            Ok(Some(census)) => self.judge(&census),
-            Ok(None) => {}
-            Err(error) => {
-                self.scene.journal.source_failed(&error);
-                if let Some(ending) = &mut self.ending {
-                    ending.unanswered();
-                }
-            }
+        let answer = match worker.answer() {
+            Ok(None) => return,
+            Ok(Some(census)) => Ok(census),
+            Err(error) => Err(error),
+        };
+        let for_a_look = self.look.is_out();
+        match answer {
+            Ok(census) if for_a_look => self.learn(&census),
+            Ok(census) => self.judge(&census),
+            Err(error) => self.source_failed(&error),
+        }
+        if for_a_look && let Some(scope) = self.look.put_off.take() {
+            self.ask(scope);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod asked;
 mod carried;
+mod heard;
 mod taken;
 
 use std::io;
@@ -11,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 
+use self::heard::Look;
 use super::ending::{Ending, LetGo, Step, View};
 use super::feed::Closing;
 use super::options::Options;
@@ -38,6 +40,7 @@ pub struct Supervisor<'a> {
     watch: Watch,
     status: Option<Exited>,
     worker: Option<Worker>,
+    look: Look,
     /// What the home group's other members are to be sent, once it is known who they are.
     for_members: Option<Signal>,
     asked: Option<Asked>,
@@ -67,6 +70,17 @@ struct Asked {
     what_for: EndedFor,
     at: Instant,
     killed: bool,
+}
+
+/// What ended a sleep.
+struct Woken {
+    /// A signal came.
+    signalled: bool,
+    /// Something else came than events.
+    otherwise: bool,
+    /// It took longer than it should have.
+    overslept: bool,
+    slept: Duration,
 }
 
 /// What the loop does next.
@@ -119,6 +133,7 @@ impl<'a> Supervisor<'a> {
         let lines = pumped.chain(watched).collect();
         scene.journal.begin(command.pid, lines, &lineage);
         let now = scene.now();
+        scene.tracker.follow(&lineage, now);
         let watch = Watch::new(options.idle_timeout, options.lifecycle.done_grace, now);
         Supervisor {
             options,
@@ -129,6 +144,7 @@ impl<'a> Supervisor<'a> {
             watch,
             status: None,
             worker: None,
+            look: Look::new(now),
             for_members: None,
             asked: None,
             requests: 0,
@@ -296,8 +312,31 @@ impl<'a> Supervisor<'a> {
         view.blocked.then(|| now + bound.saturating_sub(self.waited_for_downstream))
     }
 
-    /// Waits until something happens or a clock runs out, and takes what happened.
+    /// Waits until something happens that concerns us or a clock runs out, and takes what happened.
     fn wait(&mut self, until: Instant) -> io::Result<()> {
+        loop {
+            let clocks = [self.climb_at(), self.look_at()].into_iter().flatten();
+            let woken = self.sleep(clocks.fold(until, Instant::min))?;
+            if woken.signalled {
+                if self.take_signals()? && woken.overslept {
+                    // SIGSTOP, which nobody sees coming, had us stopped when a clock ran out.
+                    self.scene.stopped += woken.slept;
+                }
+                self.stop_with_the_command()?;
+            }
+            self.climb();
+            let heard = self.take_events();
+            self.take_answer();
+            self.look();
+            // Most of what the connector tells is about the rest of the machine.
+            if woken.otherwise || heard || self.now() >= until {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sleeps until a descriptor has something for us, or until then.
+    fn sleep(&mut self, until: Instant) -> io::Result<Woken> {
         let mut fds = vec![PollFd::new(self.scene.signals.fd(), PollFlags::POLLIN)];
         if let Some(worker) = self.worker.as_ref().filter(|worker| worker.is_busy()) {
             fds.push(PollFd::new(worker.fd(), PollFlags::POLLIN));
@@ -316,6 +355,8 @@ impl<'a> Supervisor<'a> {
         if let Some(feed) = &self.scene.feed {
             fds.extend(feed.interests().into_iter().map(|(fd, flags)| PollFd::new(fd, flags)));
         }
+        let ours = fds.len();
+        fds.extend(self.scene.tracker.fds().into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = until.saturating_duration_since(self.now());
         let asleep = Instant::now();
         match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
@@ -323,22 +364,19 @@ impl<'a> Supervisor<'a> {
             Err(error) => return Err(error.into()),
         }
         let slept = asleep.elapsed();
-        let signalled = fds[0].any().unwrap_or(true);
+        let woken = Woken {
+            signalled: fds[0].any().unwrap_or(true),
+            otherwise: fds[..ours].iter().any(|fd| fd.any().unwrap_or(true)),
+            overslept: slept > timeout,
+            slept,
+        };
         let said: Vec<(usize, PollFlags)> =
             ways.iter().filter_map(|(pump, at)| Some((*pump, fds[*at].revents()?))).collect();
         drop(fds);
         for (pump, flags) in said {
             self.scene.pumps[pump].downstream_said(flags);
         }
-        if signalled {
-            if self.take_signals()? && slept > timeout {
-                // SIGSTOP, which nobody sees coming, had us stopped when a clock ran out.
-                self.scene.stopped += slept;
-            }
-            self.stop_with_the_command()?;
-        }
-        self.take_answer();
-        Ok(())
+        Ok(woken)
     }
 
     /// Reaps the command and says how it went.

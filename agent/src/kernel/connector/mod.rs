@@ -5,6 +5,8 @@
 //! delivers the initial pid namespace's numbers whoever listens, so nothing is usable before the
 //! self-test. Every listener costs every fork of the machine some time.
 
+mod trial;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recvfrom, send};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recvfrom, send, setsockopt, sockopt};
 
 use super::facts;
 use super::self_test::{Leave, act};
+pub use trial::Trial;
 
 /// Why there is no connector.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +101,9 @@ const PROC_CN_MCAST_LISTEN: u32 = 1;
 const HEADERS: usize = 16 + 20;
 /// `NLMSG_DONE`, as wide as it is in a message.
 const NLMSG_DONE: u16 = 3;
-/// The kernel answers within the call that asks; where it has not by then, it does not.
-const ANSWER: Duration = Duration::from_millis(100);
+/// Room for what comes while we are busy: an event takes about 800 bytes of it, and a machine that
+/// builds software forks a thousand times a second.
+const BUFFER: usize = 4 << 20;
 /// An exit is told after its parent could see it: by how much is the scheduler's business.
 const TOLD: Duration = Duration::from_secs(2);
 
@@ -113,6 +117,8 @@ pub struct Connector {
     nonce: u32,
     /// Read and not yet given out.
     waiting: Option<ConnectorEvent>,
+    /// When that which was given out last happened (`CLOCK_MONOTONIC`).
+    happened: Duration,
     /// The last sequence number from each processor.
     sequence: Vec<Option<u32>>,
     /// Whether the kernel leaves out what we did not ask for: then numbers are missing rightly.
@@ -126,7 +132,13 @@ impl Connector {
     ///
     /// [`ConnectorError`].
     pub fn open(kinds: Kinds) -> Result<Self, ConnectorError> {
+        Self::open_with(kinds, BUFFER)
+    }
+
+    /// The same with room for so many bytes of events. Never waits.
+    pub(crate) fn open_with(kinds: Kinds, buffer: usize) -> Result<Self, ConnectorError> {
         let mut connector = Self::bind()?;
+        connector.make_room(buffer);
         // Without a filter first: an acknowledgement is an event too, and no filter lets it through.
         connector.ask(None)?;
         connector.answer()?;
@@ -147,7 +159,32 @@ impl Connector {
         // Port 0: the kernel chooses, so that a process can have several.
         let nonce = std::process::id() ^ NONCE.fetch_add(0x0100_0000, Ordering::Relaxed);
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, CN_IDX_PROC)).map_err(error("bind"))?;
-        Ok(Connector { socket, nonce, waiting: None, sequence: Vec::new(), filtered: false })
+        let (sequence, happened) = (Vec::new(), Duration::ZERO);
+        Ok(Connector { socket, nonce, waiting: None, happened, sequence, filtered: false })
+    }
+
+    /// As much as asked for where we may (`CAP_NET_ADMIN`), else as much as anybody gets
+    /// (`net.core.rmem_max`). What does not fit in is lost, which is told.
+    fn make_room(&self, bytes: usize) {
+        if setsockopt(&self.socket, sockopt::RcvBufForce, &bytes).is_err() {
+            let _ = setsockopt(&self.socket, sockopt::RcvBuf, &bytes);
+        }
+    }
+
+    /// How many events did not fit in since it was opened. 0 before Linux 4.12, which does not say.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        // SO_MEMINFO gives SK_MEMINFO_VARS words (include/uapi/linux/sock_diag.h).
+        const SK_MEMINFO_DROPS: usize = 8;
+        let mut words = [0_u32; 9];
+        let mut length = libc::socklen_t::try_from(size_of_val(&words)).unwrap_or_default();
+        // SAFETY: the kernel writes at most `length` bytes to `words`, which has them, and both live
+        // for the call.
+        let said = unsafe {
+            let words = words.as_mut_ptr().cast();
+            libc::getsockopt(self.socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, words, &raw mut length)
+        };
+        if said == 0 { words[SK_MEMINFO_DROPS].into() } else { 0 }
     }
 
     /// Sends nlmsghdr, cn_msg and proc_input (or, without a filter, only its first half).
@@ -171,9 +208,9 @@ impl Connector {
         Ok(())
     }
 
-    /// Waits for the kernel's acknowledgement.
+    /// Takes the kernel's acknowledgement. It comes within the call that asks (Linux 3.1); where it is
+    /// not there after it, it never will be.
     fn answer(&mut self) -> Result<(), ConnectorError> {
-        let deadline = Instant::now() + ANSWER;
         loop {
             match self.receive()? {
                 // Everybody hears everybody's: ours is the one after our number.
@@ -184,7 +221,6 @@ impl Connector {
                     return Err(ConnectorError::Refused { source });
                 }
                 Some(Message::Event(_)) => {} // of another listener's asking
-                None if self.wait(deadline)? => {}
                 None => return Err(ConnectorError::NoAnswer),
             }
         }
@@ -222,6 +258,12 @@ impl Connector {
         }
     }
 
+    /// When the event that was given out last happened, by `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn happened(&self) -> Duration {
+        self.happened
+    }
+
     /// One message from the kernel that is about something.
     fn receive(&mut self) -> io::Result<Option<Message>> {
         loop {
@@ -238,6 +280,7 @@ impl Connector {
                 continue;
             }
             let Some(parsed) = Parsed::read(&buffer[..length.min(buffer.len())]) else { continue };
+            self.happened = parsed.happened;
             let lost = self.gap(parsed.processor, parsed.sequence, parsed.acknowledges());
             match parsed.message() {
                 Some(Message::Event(event)) if lost => {
@@ -292,6 +335,7 @@ struct Parsed {
     acknowledged: u32,
     what: u32,
     processor: u32,
+    happened: Duration,
     /// The words of the event's own part.
     data: [u32; 4],
 }
@@ -309,6 +353,10 @@ impl Parsed {
             acknowledged: word(28)?,
             what: word(HEADERS)?,
             processor: word(HEADERS + 4)?,
+            happened: bytes
+                .get(HEADERS + 8..HEADERS + 16)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(|bytes| Duration::from_nanos(u64::from_ne_bytes(bytes)))?,
             data,
         })
     }
@@ -391,7 +439,7 @@ mod tests {
     fn it_tells_of_our_own_child() {
         let Some(mut connector) = connector() else { return };
         match self_test(&mut connector) {
-            Err(ConnectorError::Untold(_)) if !super::super::self_test::in_initial_pid_namespace() => {}
+            Err(ConnectorError::Untold(_)) if !crate::kernel::self_test::in_initial_pid_namespace() => {}
             verdict => verdict.unwrap(),
         }
     }
@@ -419,7 +467,8 @@ mod tests {
 
     #[test]
     fn a_new_thread_is_no_fork_and_a_threads_end_no_exit() {
-        let parsed = |what, data| Parsed { sequence: 0, acknowledged: 0, what, processor: 0, data };
+        let parsed =
+            |what, data| Parsed { sequence: 0, acknowledged: 0, what, processor: 0, happened: Duration::ZERO, data };
         assert!(parsed(what::FORK, [1, 1, 9, 1]).message().is_none());
         assert!(parsed(what::EXIT, [9, 1, 0, 0]).message().is_none());
         assert!(parsed(what::FORK, [1, 1, 9, 9]).message().is_some());

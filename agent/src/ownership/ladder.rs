@@ -1,0 +1,203 @@
+//! Which source a run takes, and when.
+//!
+//! | `--backend` | from the start | later |
+//! |---|---|---|
+//! | `auto` | `/proc`, without events | the connector, once the command has lived a little and few listen |
+//! | `proc` | `/proc`, without events | |
+//! | `connector` | `/proc`, with events from the connector, or nothing is started | |
+//! | `bpf`, `node` | in no version yet: nothing is started | |
+//!
+//! A better source is plugged in as an [`Events`]: forced ones in [`from_the_start`], and what `auto`
+//! attaches in the background as another step of the [`Ladder`].
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::connector::ConnectorEvents;
+use super::events::Events;
+use crate::kernel::connector::{self, Connector, ConnectorError, Kinds, Trial};
+use crate::kernel::self_test::in_initial_pid_namespace;
+
+/// What `--backend` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// What works and is worth it.
+    #[default]
+    Auto,
+    /// The live map.
+    Bpf,
+    /// `/proc`, with events from the connector.
+    Connector,
+    /// `/proc`, without events.
+    Proc,
+    /// Another process's live map.
+    Node,
+}
+
+/// How long a command lives before `auto` attaches anything: who ends sooner pays nothing.
+pub const SETTLED: Duration = Duration::from_millis(100);
+
+/// How many listeners to the connector, ours included, `auto` puts up with. The first one doubles what
+/// a fork costs on the whole machine (22 to 44 us for vfork, exec and exit), ten of them cost half as
+/// much again, and from there on it is as bad as their number: 478 us with 100, 1.6 ms with 500.
+pub const MOST_LISTENERS: usize = 8;
+
+/// Why the backend that was asked for cannot be had; nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// There is no connector.
+    #[error("--backend connector cannot be had here: {0}; --backend auto takes what there is")]
+    Connector(#[from] ConnectorError),
+    /// It has not been built.
+    #[error("--backend {0} is not in this version; --backend auto takes what there is")]
+    NotBuilt(&'static str),
+}
+
+/// Events from a source that passed its self-test.
+pub struct Attached {
+    /// The source.
+    pub events: Box<dyn Events>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// `auto` goes on without something that it wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The rung.
+    pub rung: &'static str,
+    /// Why it cannot be had.
+    pub why: String,
+}
+
+/// Attaches what was asked for by name. May wait for its self-test.
+///
+/// `helpers` are children of the supervisor that are no lineage.
+///
+/// # Errors
+///
+/// [`Unavailable`]: then nothing may be started.
+pub fn from_the_start(backend: Backend, root: i32, helpers: &HashSet<i32>) -> Result<Option<Attached>, Unavailable> {
+    let began = Instant::now();
+    let events: Box<dyn Events> = match backend {
+        Backend::Auto | Backend::Proc => return Ok(None),
+        Backend::Connector => {
+            let mut connector = Connector::open(Kinds::LINEAGE)?;
+            connector::self_test(&mut connector)?;
+            Box::new(ConnectorEvents::from_the_start(connector, root, helpers))
+        }
+        Backend::Bpf => return Err(Unavailable::NotBuilt("bpf")),
+        Backend::Node => return Err(Unavailable::NotBuilt("node")),
+    };
+    Ok(Some(Attached { events, took: began.elapsed() }))
+}
+
+/// What `auto` attaches while the command runs. Nothing here waits.
+pub struct Ladder {
+    step: Step,
+    root: i32,
+}
+
+enum Step {
+    /// Nothing is to be attached (any more).
+    Rest,
+    /// As soon as a command runs, for a while.
+    Wanted,
+    /// Once it is that late.
+    At(Instant),
+    /// The connector is on probation, since then.
+    Trial(Box<Trial>, Instant),
+}
+
+impl Ladder {
+    /// The ladder of a run whose supervisor that is.
+    #[must_use]
+    pub fn new(backend: Backend, root: i32) -> Ladder {
+        Ladder { step: if backend == Backend::Auto { Step::Wanted } else { Step::Rest }, root }
+    }
+
+    /// A command runs, since now.
+    pub fn begin(&mut self, now: Instant) {
+        if matches!(self.step, Step::Wanted) {
+            self.step = Step::At(now + SETTLED);
+        }
+    }
+
+    /// When to climb next, at the latest.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        match &self.step {
+            Step::Rest | Step::Wanted => None,
+            Step::At(at) => Some(*at),
+            Step::Trial(trial, _) => Some(trial.deadline()),
+        }
+    }
+
+    /// What becomes readable when it is time to climb.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.step {
+            Step::Trial(trial, _) => Some(trial.connector().as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Does what is due. `helpers` are children of the supervisor that are no lineage; one may be added
+    /// for a while.
+    pub fn climb(&mut self, now: Instant, helpers: &mut HashSet<i32>) -> Option<Result<Attached, Missed>> {
+        match std::mem::replace(&mut self.step, Step::Rest) {
+            Step::At(at) if now >= at => match on_trial() {
+                Ok((trial, began)) => {
+                    helpers.insert(trial.child());
+                    self.step = Step::Trial(Box::new(trial), began);
+                    self.climb(now, helpers)
+                }
+                Err(why) => Some(Err(Missed { rung: "connector", why })),
+            },
+            Step::Trial(mut trial, began) => {
+                let Some(verdict) = trial.read() else {
+                    self.step = Step::Trial(trial, began);
+                    return None;
+                };
+                // It is dead, whoever will have its number.
+                helpers.remove(&trial.child());
+                Some(match verdict {
+                    Ok(()) => {
+                        let events = ConnectorEvents::from_now_on(trial.into_connector(), self.root, helpers);
+                        Ok(Attached { events: Box::new(events), took: began.elapsed() })
+                    }
+                    Err(error) => Err(Missed { rung: "connector", why: error.to_string() }),
+                })
+            }
+            step => {
+                self.step = step;
+                None
+            }
+        }
+    }
+}
+
+/// Opens a connector, unless too many listen already, and puts it to its test.
+fn on_trial() -> Result<(Trial, Instant), String> {
+    let began = Instant::now();
+    if !in_initial_pid_namespace() {
+        return Err("it tells pids as the initial pid namespace numbers them, and we are in another one".to_owned());
+    }
+    crowded(1)?;
+    let connector = Connector::open(Kinds::LINEAGE).map_err(|error| error.to_string())?;
+    // Others may have come at the same time. Whoever stays has seen all who came before and stayed, so
+    // that there are never more of them.
+    crowded(0)?;
+    Trial::begin(connector).map(|trial| (trial, began)).map_err(|error| error.to_string())
+}
+
+/// An error where with so many more listeners there are too many.
+fn crowded(more: usize) -> Result<(), String> {
+    let listeners = connector::listeners().map_err(|error| format!("/proc/net/netlink: {error}"))?;
+    if listeners + more <= MOST_LISTENERS {
+        return Ok(());
+    }
+    let others = listeners + more - 1;
+    Err(format!("{others} others listen to the connector already, and each one costs every fork of the machine"))
+}
