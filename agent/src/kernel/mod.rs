@@ -6,7 +6,7 @@
 //! - [`tracker`]: a rung attached, and its live map; [`seed`]: what makes the map exact; [`record`]: its events.
 //! - [`snapshot`]: the iterators alone.
 //! - [`connector`]: events without BPF.
-//! - [`self_test`]: nothing is usable before it told the truth about a child of ours.
+//! - [`self_test`] and [`trial`]: nothing is usable before it told the truth about a child of ours.
 //! - [`facts`] and [`features`]: what this kernel, and this process in it, can do.
 //! - [`lock`]: who carries the machine's tracker.
 
@@ -25,6 +25,7 @@ pub mod seed;
 pub mod self_test;
 pub mod snapshot;
 pub mod tracker;
+pub mod trial;
 
 /// Says that a test does not run here, and why, past libtest's capture.
 #[cfg(test)]

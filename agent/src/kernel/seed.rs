@@ -168,6 +168,12 @@ impl Tracker {
         all(&self.maps.processes)
     }
 
+    /// One slot.
+    #[must_use]
+    pub fn slot(&self, files: u64, fd: u32) -> Option<Slot> {
+        self.maps.slots.get(&SlotKey { files, fd, reserved: 0 }, 0).ok()
+    }
+
     /// One table.
     #[must_use]
     pub fn table(&self, files: u64) -> Option<Table> {
@@ -305,8 +311,8 @@ mod tests {
         shell.run("exec 7>&- 8>&2 2>/dev/null");
         assert_eq!(shell.writers(&tracker), [(pid, 1), (pid, 8)]);
 
-        let sleeper: u32 = shell.run("sleep 600 8>&- & echo $!").trim().parse().unwrap();
-        assert_eq!(shell.writers(&tracker), [(pid, 1), (pid, 8), (sleeper, 1)]);
+        let sleeper: u32 = shell.run("sleep 600 & echo $!").trim().parse().unwrap();
+        assert_eq!(shell.writers(&tracker), [(pid, 1), (pid, 8), (sleeper, 1), (sleeper, 8)]);
         shell.run(&format!("kill -9 {sleeper}; wait"));
         assert_eq!(shell.writers(&tracker), [(pid, 1), (pid, 8)]);
         assert_eq!(tracker.losses().skipped, 0);

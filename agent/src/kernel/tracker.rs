@@ -38,12 +38,10 @@ pub struct Tracker {
     sizes: Sizes,
     /// Hooks that this kernel does not have, and the rung can do without.
     without: Vec<String>,
-    events: RingBuf<MapData>,
+    reader: Option<Reader>,
     pub(super) maps: Maps,
     /// How many elements user space took out of the maps that the programs count.
     pub(super) taken_out: Fill,
-    #[cfg(feature = "bpf-log")]
-    lines: super::log::Lines,
     /// Owns the programs and their links.
     pub(super) ebpf: Ebpf,
 }
@@ -94,6 +92,27 @@ impl Losses {
     #[must_use]
     pub fn none(&self) -> bool {
         *self == Losses::default()
+    }
+
+    /// What was lost since `before`, if anything was: the worst of it in a word, and how much in all.
+    #[must_use]
+    pub fn since(&self, before: &Losses) -> Option<(&'static str, u64)> {
+        let all = [
+            (self.slots - before.slots, "the map of descriptors was full"),
+            (self.processes - before.processes, "the map of processes was full"),
+            (self.skipped - before.skipped, "the kernel skipped programs that were running already"),
+            (self.unsure - before.unsure, "descriptor tables were left in doubt"),
+            (self.unsettled - before.unsettled, "descriptors changed faster than they were looked at"),
+            (self.events - before.events, "the ring buffer was full"),
+        ];
+        let worst = all.iter().find(|(number, _)| *number > 0)?;
+        Some((worst.1, all.iter().map(|(number, _)| number).sum()))
+    }
+
+    /// Whether since `before` something had no room, which another look cannot mend.
+    #[must_use]
+    pub fn does_not_fit(&self, before: &Losses) -> bool {
+        self.slots > before.slots || self.processes > before.processes
     }
 }
 
@@ -153,7 +172,11 @@ impl Tracker {
             cost,
             sizes,
             without,
-            events: map(ebpf, MAP_EVENTS)?,
+            reader: Some(Reader {
+                #[cfg(feature = "bpf-log")]
+                lines: super::log::Lines::of(ebpf),
+                events: map(ebpf, MAP_EVENTS)?,
+            }),
             maps: Maps {
                 processes: map(ebpf, MAP_PROCESSES)?,
                 tables: map(ebpf, MAP_TABLES)?,
@@ -164,8 +187,6 @@ impl Tracker {
                 counters: map(ebpf, MAP_COUNTERS)?,
             },
             taken_out: Fill::default(),
-            #[cfg(feature = "bpf-log")]
-            lines: super::log::Lines::of(ebpf),
             ebpf: opened.ebpf,
         })
     }
@@ -208,6 +229,13 @@ impl Tracker {
         }
     }
 
+    /// Ends that. What the map has of it goes with the next seeding.
+    pub fn leave(&mut self, pid: u32) {
+        if self.maps.processes.remove(&pid).is_ok() {
+            self.taken_out.processes = self.taken_out.processes.wrapping_add(1);
+        }
+    }
+
     /// Makes a pipe a watched one: its holders are in the index, and its last writer's end is told.
     /// Who holds it already is for [`seed`](Self::seed) to find.
     ///
@@ -223,17 +251,19 @@ impl Tracker {
         let _ = self.maps.watched.remove(&key_of(pipe)); // absent is what we want
     }
 
-    /// The next record, if there is one. The descriptor is readable (poll it) when there may be.
+    /// The next record, if there is one and [`take_reader`](Self::take_reader) did not take them away.
     pub fn next_record(&mut self) -> Option<Record> {
-        #[cfg(feature = "bpf-log")]
-        self.lines.print();
-        // A record that is not what this version writes is passed over.
-        while let Some(item) = self.events.next() {
-            if let Some(record) = Record::decode(&item) {
-                return Some(record);
-            }
-        }
-        None
+        self.reader.as_mut().and_then(Reader::next_record)
+    }
+
+    /// The way to the events, for who reads them on another thread than the one that asks the map.
+    pub fn take_reader(&mut self) -> Option<Reader> {
+        self.reader.take()
+    }
+
+    /// Gives it back.
+    pub fn put_reader(&mut self, reader: Reader) {
+        self.reader = Some(reader);
     }
 
     /// What went wrong so far.
@@ -303,7 +333,29 @@ impl Tracker {
     }
 }
 
-impl AsFd for Tracker {
+/// The events of a tracker.
+pub struct Reader {
+    #[cfg(feature = "bpf-log")]
+    lines: super::log::Lines,
+    events: RingBuf<MapData>,
+}
+
+impl Reader {
+    /// The next record, if there is one. The descriptor is readable (poll it) when there may be.
+    pub fn next_record(&mut self) -> Option<Record> {
+        #[cfg(feature = "bpf-log")]
+        self.lines.print();
+        // A record that is not what this version writes is passed over.
+        while let Some(item) = self.events.next() {
+            if let Some(record) = Record::decode(&item) {
+                return Some(record);
+            }
+        }
+        None
+    }
+}
+
+impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring buffer owns the descriptor and lives as long as the borrow.
         unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }

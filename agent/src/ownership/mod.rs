@@ -4,6 +4,7 @@
 //! before anybody is signalled [`crate::act`] looks again. [`events`] say when to look, and the
 //! [`ladder`] which of them a run gets.
 
+pub mod bpf;
 pub mod connector;
 pub mod events;
 pub mod keep;

@@ -26,7 +26,8 @@ impl Proc {
         Proc { lineage, keep }
     }
 
-    fn holder(&self, stat: &Stat, relation: Relation, holds: Vec<Hold>) -> io::Result<Holder> {
+    /// A holder, as it is described now.
+    pub(super) fn holder(&self, stat: &Stat, relation: Relation, holds: Vec<Hold>) -> io::Result<Holder> {
         let description = describe(stat.id.pid)?;
         Ok(Holder {
             id: stat.id,
@@ -44,13 +45,17 @@ impl Proc {
         let pids = children::descendants(self.lineage.root, except)?;
         let mut members: Vec<Stat> =
             pids.into_iter().filter_map(|pid| Stat::read(pid).ok()).filter(|stat| !stat.is_dead()).collect();
-        // A member of the home group is at work if any of its threads is, not only its first.
+        self.mark_who_is_at_work(&mut members);
+        Ok(members)
+    }
+
+    /// A member of the home group is at work if any of its threads is, not only its first.
+    pub(super) fn mark_who_is_at_work(&self, members: &mut [Stat]) {
         for stat in members.iter_mut().filter(|stat| stat.pgid == self.lineage.home) {
             if stat.is_ready_to_run() {
                 stat.state = 'R';
             }
         }
-        Ok(members)
     }
 
     fn look_at_member(&self, stat: &Stat, sought: &Sought) -> io::Result<Option<Holder>> {
