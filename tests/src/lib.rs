@@ -19,6 +19,7 @@ pub mod deadline;
 pub mod explain;
 pub mod fixture;
 pub mod kernel;
+pub mod log;
 pub mod packages;
 pub mod process;
 pub mod reader;

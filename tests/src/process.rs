@@ -63,6 +63,18 @@ impl Process {
         !doomed && !self.is_dead()
     }
 
+    /// Another descriptor for what it has as `fd`. Needs what ptrace(2) needs.
+    ///
+    /// # Errors
+    ///
+    /// Those of pidfd_getfd(2).
+    pub fn copy_of(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        // SAFETY: pidfd_getfd takes three integers.
+        let copy = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), fd, 0) })?;
+        // SAFETY: the kernel just made it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(copy).map_err(|_| Errno::EBADF)?) })
+    }
+
     /// Sends it a signal, if it still lives.
     pub fn signal(&self, signal: Signal) {
         // SAFETY: pidfd_send_signal reads no memory when its third argument is null.

@@ -19,6 +19,9 @@ use crate::reader::{Pace, Read, read_to_end};
 use crate::report::Report;
 use crate::stage::Stage;
 
+/// Names a backend for every run of the suite that asks for none itself.
+pub const BACKEND: &str = "PIPEWARDEN_TEST_BACKEND";
+
 /// A run to be started.
 #[derive(Debug)]
 pub struct Run<'a> {
@@ -171,12 +174,23 @@ impl<'a> Run<'a> {
         words.push(self.reachable(binary(UNDER_TEST)).into_os_string());
         words.extend(["run", "--report", self.report].map(OsString::from));
         words.extend(self.options.clone());
+        words.extend(self.backend());
         words.push("--".into());
         words.extend(self.command.iter().cloned().enumerate().map(|(index, word)| {
             let path = PathBuf::from(&word);
             if index == 0 && path.is_absolute() { self.reachable(path).into_os_string() } else { word }
         }));
         words
+    }
+
+    /// What every run is to be tried with, unless it says what it wants or sits where there is none.
+    fn backend(&self) -> Option<OsString> {
+        let asked = std::env::var_os(BACKEND).filter(|backend| !backend.is_empty())?;
+        let says = self.options.iter().any(|word| word == "--backend");
+        let elsewhere = asked != "proc" && self.wrapper.iter().any(|word| word == "unshare");
+        let mut option = OsString::from("--backend=");
+        option.push(asked);
+        (!says && !elsewhere).then_some(option)
     }
 
     /// Another user may not reach the folder that we were built in: a copy on the stage then.

@@ -29,6 +29,6 @@ pub mod trial;
 
 /// Says that a test does not run here, and why, past libtest's capture.
 #[cfg(test)]
-fn skipped(why: std::fmt::Arguments<'_>) {
+pub(crate) fn skipped(why: std::fmt::Arguments<'_>) {
     let _ = nix::unistd::write(std::io::stderr(), format!("SKIPPED {why}\n").as_bytes());
 }

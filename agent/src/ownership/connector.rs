@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::Lineage;
 use super::events::{Escaped, Events, LineageEvent, Names};
@@ -103,11 +104,10 @@ impl Events for ConnectorEvents {
                 Some(ConnectorEvent::Exec(pid)) if self.members.has(pid) => {
                     return Ok(Some(LineageEvent::Exec(pid)));
                 }
-                Some(ConnectorEvent::Setsid(pid)) if self.members.has(pid) => {
-                    let happened = self.connector.happened();
-                    return Ok(Some(LineageEvent::Escaped(Escaped { pid, happened, holds: None })));
+                Some(ConnectorEvent::Setsid(pid)) => {
+                    self.next.extend(self.members.left(pid, self.connector.happened()));
                 }
-                Some(ConnectorEvent::Exec(_) | ConnectorEvent::Setsid(_)) => {}
+                Some(ConnectorEvent::Exec(_)) => {}
             }
         }
     }
@@ -129,6 +129,7 @@ impl Events for ConnectorEvents {
         let first = self.walks_left == WALKS;
         self.walks_left = self.walks_left.saturating_sub(1);
         self.members.walked(members, first);
+        self.next.extend(self.members.who_left_meanwhile());
         if self.walks_left == 0 {
             self.members.meanwhile = None;
         }
@@ -151,6 +152,8 @@ struct Members {
 struct Meanwhile {
     born: HashSet<i32>,
     gone: HashSet<i32>,
+    /// Who left, of whom it was not known whether they are lineage, and when.
+    left: HashMap<i32, Duration>,
 }
 
 impl Members {
@@ -206,6 +209,25 @@ impl Members {
             meanwhile.gone.insert(pid);
         }
         self.alive.remove(&pid).then_some(LineageEvent::Exited(pid))
+    }
+
+    /// Whether that is an escape. Of somebody unknown it may be one all the same while the lineage is
+    /// not known: then it comes after the walk.
+    fn left(&mut self, pid: i32, happened: Duration) -> Option<LineageEvent> {
+        if self.has(pid) {
+            return Some(LineageEvent::Escaped(Escaped { pid, happened, holds: None }));
+        }
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.left.insert(pid, happened);
+        }
+        None
+    }
+
+    fn who_left_meanwhile(&mut self) -> Vec<LineageEvent> {
+        let Some(meanwhile) = &mut self.meanwhile else { return Vec::new() };
+        let alive = &self.alive;
+        let escapes = meanwhile.left.extract_if(|pid, _| alive.contains(pid));
+        escapes.map(|(pid, happened)| LineageEvent::Escaped(Escaped { pid, happened, holds: None })).collect()
     }
 
     /// Forgets those without a first thread that are gone by now.

@@ -174,14 +174,16 @@ impl Supervisor<'_> {
         let Some(out) = self.look.out.take() else { return };
         let now = self.now();
         self.look.not_before = now + now.saturating_duration_since(out.since) * 9;
+        if out.for_the_events {
+            self.scene.tracker.walked(&census.members, &mut self.scene.journal);
+        }
+        // What was seen may have been told by now: then it is known when it was.
+        self.take_events();
         let escaped = |holder: &&Holder| holder.relation == Relation::Lineage && holder.escaped;
         for holder in census.holders.iter().filter(escaped) {
             let pid = &holder.id.pid;
-            let happened = out.escaped.get(pid).or_else(|| self.look.escaped.get(pid)).copied();
-            self.scene.journal.escaped(holder, happened);
-        }
-        if out.for_the_events {
-            self.scene.tracker.walked(&census.members, &mut self.scene.journal);
+            let told = self.look.escaped.remove(pid);
+            self.scene.journal.escaped(holder, out.escaped.get(pid).copied().or(told));
         }
     }
 }
