@@ -61,7 +61,7 @@ fn text(report: &Report) -> String {
         page.line(&feature.name, &verdict(feature.available, &feature.detail));
     }
     page.head("in use");
-    page.line("run", &format!("{}; the other rungs are not used by this version", report.auto));
+    page.line("run", &format!("{}; bpf and node are not in this version", report.auto));
     page.line("node", report.node.unwrap_or("not in this version"));
     page.head("to get a better rung");
     match &report.advice.command {

@@ -20,6 +20,8 @@ use crate::kernel::facts::{self, Held};
 use crate::kernel::features::Feature;
 use crate::kernel::lock::{self, Carrier};
 use crate::kernel::self_test::in_initial_pid_namespace;
+use crate::ownership::events::Names;
+use crate::ownership::ladder;
 
 /// Everything that doctor found out. The JSON is this, field by field.
 #[derive(Clone, Debug, Serialize)]
@@ -28,7 +30,7 @@ pub struct Report {
     pub kernel: String,
     /// What programs it runs: `x86_64`, `aarch64`.
     pub architecture: &'static str,
-    /// What `run --backend auto` picks here.
+    /// What `run --backend auto` picks here, for a command that does not end at once.
     pub auto: &'static str,
     /// What `node` would pick here; null in a version without `node`.
     pub node: Option<&'static str>,
@@ -59,7 +61,7 @@ pub struct Rung {
     pub name: &'static str,
     /// Whether it works here.
     pub usable: bool,
-    /// Whether `run` of this version uses it.
+    /// Whether `run --backend auto` uses it here.
     pub used_by_run: bool,
     /// Why it does not work, or what it showed.
     pub reason: String,
@@ -100,8 +102,20 @@ pub struct Tracker {
     pub detail: String,
 }
 
-/// What `run --backend auto` picks, whatever else would work: the one source that it has.
-const RUN_PICKS: &str = "proc";
+/// What `run --backend auto` comes to here, once its command has lived a little; and marks what it uses.
+fn pick(rungs: &mut [Rung]) -> &'static str {
+    let mut auto = Names::PROC;
+    if let Some(connector) = rungs.iter_mut().find(|rung| rung.name == Names::CONNECTOR.rung && rung.usable) {
+        match ladder::room_for_another() {
+            Ok(()) => auto = Names::CONNECTOR,
+            Err(why) => connector.reason = format!("{}; auto does without it: {why}", connector.reason),
+        }
+    }
+    for rung in rungs {
+        rung.used_by_run = rung.name == auto.backend || rung.name == auto.rung;
+    }
+    if auto == Names::CONNECTOR { "proc+connector" } else { "proc" }
+}
 
 /// Examines this machine. Takes some seconds on a slow one.
 #[must_use]
@@ -117,6 +131,7 @@ pub fn examine() -> Report {
     };
     let mut rungs: Vec<Rung> = Probe::RUNGS.iter().map(|probe| rung(*probe, &situation)).collect();
     rungs.push(node());
+    let auto = pick(&mut rungs);
     let mut features = probe::features();
     features.extend([Probe::Snapshot, Probe::Unprivileged].map(|probe| {
         let verdict = probe.ask();
@@ -130,7 +145,7 @@ pub fn examine() -> Report {
     Report {
         kernel: facts::release(),
         architecture: env::consts::ARCH,
-        auto: RUN_PICKS,
+        auto,
         node: None,
         rungs,
         features,
@@ -149,7 +164,7 @@ fn rung(probe: Probe, situation: &advice::Situation) -> Rung {
     Rung {
         name: probe.name(),
         usable: verdict.usable,
-        used_by_run: probe.name() == RUN_PICKS,
+        used_by_run: false,
         reason: explained(&verdict, probe, situation),
         verifier: verdict.verifier,
         cost: verdict.cost,

@@ -184,12 +184,21 @@ fn on_trial() -> Result<(Trial, Instant), String> {
     if !in_initial_pid_namespace() {
         return Err("it tells pids as the initial pid namespace numbers them, and we are in another one".to_owned());
     }
-    crowded(1)?;
+    room_for_another()?;
     let connector = Connector::open(Kinds::LINEAGE).map_err(|error| error.to_string())?;
     // Others may have come at the same time. Whoever stays has seen all who came before and stayed, so
     // that there are never more of them.
     crowded(0)?;
     Trial::begin(connector).map(|trial| (trial, began)).map_err(|error| error.to_string())
+}
+
+/// Whether one more listener to the connector is not too many for `auto`.
+///
+/// # Errors
+///
+/// One line that says how many there are.
+pub fn room_for_another() -> Result<(), String> {
+    crowded(1)
 }
 
 /// An error where with so many more listeners there are too many.

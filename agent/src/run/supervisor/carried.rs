@@ -134,13 +134,12 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn take_answer(&mut self) {
-        let Some(worker) = self.worker.as_mut() else { return };
-        let answer = match worker.answer() {
-            Ok(None) => return,
-            Ok(Some(census)) => Ok(census),
-            Err(error) => Err(error),
-        };
+    /// Takes the source's answer, if there is one; whether there was.
+    pub(super) fn take_answer(&mut self) -> bool {
+        let Some(answer) = self.worker.as_mut().and_then(|worker| worker.answer().transpose()) else { return false };
+        if answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            self.worker = None; // the next question starts another thread
+        }
         let for_a_look = self.look.is_out();
         match answer {
             Ok(census) if for_a_look => self.learn(&census),
@@ -150,5 +149,6 @@ impl Supervisor<'_> {
         if for_a_look && let Some(scope) = self.look.put_off.take() {
             self.ask(scope);
         }
+        true
     }
 }

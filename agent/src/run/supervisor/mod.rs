@@ -326,10 +326,10 @@ impl<'a> Supervisor<'a> {
             }
             self.climb();
             let heard = self.take_events();
-            self.take_answer();
+            let answered = self.take_answer();
             self.look();
             // Most of what the connector tells is about the rest of the machine.
-            if woken.otherwise || heard || self.now() >= until {
+            if woken.otherwise || heard || answered || self.now() >= until {
                 return Ok(());
             }
         }
