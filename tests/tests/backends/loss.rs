@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
+use pipewarden::pipe::Outcome;
 use pipewarden_tests::fixture::{GATE, HOLDER};
 use pipewarden_tests::log::Log;
 use pipewarden_tests::process::Process;
@@ -69,4 +73,29 @@ fn a_fork_storm_that_nobody_reads_is_made_up_for() {
     stage.release(GATE);
     let ended = run.end();
     assert_eq!(ended.report().rung, "connector", "{}", ended.stderr.text());
+}
+
+/// What the rest of the machine does wakes a supervisor that listens. Nothing gets lost in that.
+#[test]
+fn the_machines_own_forks_do_not_disturb_an_ending() {
+    if no_connector("the_machines_own_forks_do_not_disturb_an_ending") {
+        return;
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                assert!(Command::new("true").status().unwrap().success());
+            }
+        });
+        let outcomes: Vec<_> = (0..40)
+            .map(|_| {
+                let stage = Stage::new();
+                let run = Run::on(&stage).options(["--backend", "connector", "--holder-grace", "0", "-s", "KILL"]);
+                run.fixture("hold_setsid", [""; 0]).end().report().outcome
+            })
+            .collect();
+        over.store(true, Ordering::Relaxed);
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::HoldersEnded), "{outcomes:?}");
+    });
 }
