@@ -16,12 +16,13 @@ use super::events::{Escaped, Events, LineageEvent, Names};
 use super::keep::Keep;
 use super::proc::Proc;
 use super::{Census, Lineage, Question, Scope, Source};
+use crate::kernel::facts::Held;
 use crate::kernel::lock::{self, Carrier, TrackerLock};
 use crate::kernel::object::{self, LoadError, Sizes};
 use crate::kernel::record::{Record, end_of, pipe_of, process_of};
 use crate::kernel::rung::Rung;
 use crate::kernel::seed::Root;
-use crate::kernel::self_test::{self, SelfTestError};
+use crate::kernel::self_test::{self, SelfTestError, in_initial_pid_namespace};
 use crate::kernel::tracker::{Losses, Reader, Tracker};
 use crate::kernel::trial::on_trial;
 use crate::pipe::{End, PipeId, Relation};
@@ -99,6 +100,14 @@ impl Attached {
             next_check: Instant::now() + CHECK,
         }
     }
+}
+
+/// Whether it is worth trying: whether this process may load programs, and pids mean to it what they mean
+/// to the kernel.
+#[must_use]
+pub fn may_be_had() -> bool {
+    let allowed = |held: Held| held.effective.has("SYS_ADMIN") || held.effective.has("BPF");
+    in_initial_pid_namespace() && Held::read().is_ok_and(allowed)
 }
 
 type Test = fn(&mut Tracker, Reader) -> Result<Reader, SelfTestError>;

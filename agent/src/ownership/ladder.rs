@@ -2,18 +2,27 @@
 //!
 //! | `--backend` | from the start | later |
 //! |---|---|---|
-//! | `auto` | `/proc`, without events | the connector, once the command has lived a little and few listen |
+//! | `auto` | `/proc`, without events | the connector, once the command has lived a little and few listen; the live map, once it has lived a second and the machine's tracker is nobody's |
 //! | `proc` | `/proc`, without events | |
 //! | `connector` | `/proc`, with events from the connector, or nothing is started | |
-//! | `bpf`, `node` | in no version yet: nothing is started | |
+//! | `bpf` | the live map, with its events, or nothing is started | |
+//! | `node` | in no version yet: nothing is started | |
 //!
 //! A better source is plugged in as an [`Events`]: forced ones in [`from_the_start`], and what `auto`
 //! attaches in the background as another step of the [`Ladder`].
 
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
+use super::bpf::{self, NoMap};
 use super::connector::ConnectorEvents;
 use super::events::Events;
 use crate::kernel::connector::{self, Connector, ConnectorError, Kinds, Trial};
@@ -38,6 +47,10 @@ pub enum Backend {
 /// How long a command lives before `auto` attaches anything: who ends sooner pays nothing.
 pub const SETTLED: Duration = Duration::from_millis(100);
 
+/// How long a command lives before `auto` attaches a live map: short commands pay nothing for what only
+/// long ones need.
+pub const WORTH_A_MAP: Duration = Duration::from_secs(1);
+
 /// How many listeners to the connector, ours included, `auto` puts up with. The first one doubles what
 /// a fork costs on the whole machine (22 to 44 us for vfork, exec and exit), ten of them cost half as
 /// much again, and from there on it is as bad as their number: 478 us with 100, 1.6 ms with 500.
@@ -49,6 +62,9 @@ pub enum Unavailable {
     /// There is no connector.
     #[error("--backend connector cannot be had here: {0}; --backend auto takes what there is")]
     Connector(#[from] ConnectorError),
+    /// There is no live map.
+    #[error("--backend bpf cannot be had here: {0}; pipewarden doctor says more, --backend auto takes what there is")]
+    Bpf(#[from] NoMap),
     /// It has not been built.
     #[error("--backend {0} is not in this version; --backend auto takes what there is")]
     NotBuilt(&'static str),
@@ -87,7 +103,7 @@ pub fn from_the_start(backend: Backend, root: i32, helpers: &HashSet<i32>) -> Re
             connector::self_test(&mut connector)?;
             Box::new(ConnectorEvents::from_the_start(connector, root, helpers))
         }
-        Backend::Bpf => return Err(Unavailable::NotBuilt("bpf")),
+        Backend::Bpf => Box::new(bpf::Attached::in_peace()?.into_events(root)),
         Backend::Node => return Err(Unavailable::NotBuilt("node")),
     };
     Ok(Some(Attached { events, took: began.elapsed() }))
@@ -96,6 +112,8 @@ pub fn from_the_start(backend: Backend, root: i32, helpers: &HashSet<i32>) -> Re
 /// What `auto` attaches while the command runs. Nothing here waits.
 pub struct Ladder {
     step: Step,
+    /// Since when the first command runs.
+    began: Option<Instant>,
     root: i32,
 }
 
@@ -104,22 +122,28 @@ enum Step {
     Rest,
     /// As soon as a command runs, for a while.
     Wanted,
-    /// Once it is that late.
+    /// The connector, once it is that late.
     At(Instant),
     /// The connector is on probation, since then.
     Trial(Box<Trial>, Instant),
+    /// The live map, once it is that late.
+    MapAt(Instant),
+    /// The live map is being attached, on a thread of its own.
+    Loading(Loading),
 }
 
 impl Ladder {
     /// The ladder of a run whose supervisor that is.
     #[must_use]
     pub fn new(backend: Backend, root: i32) -> Ladder {
-        Ladder { step: if backend == Backend::Auto { Step::Wanted } else { Step::Rest }, root }
+        let step = if backend == Backend::Auto { Step::Wanted } else { Step::Rest };
+        Ladder { step, began: None, root }
     }
 
     /// A command runs, since now.
     pub fn begin(&mut self, now: Instant) {
         if matches!(self.step, Step::Wanted) {
+            self.began = Some(now);
             self.step = Step::At(now + SETTLED);
         }
     }
@@ -128,8 +152,8 @@ impl Ladder {
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         match &self.step {
-            Step::Rest | Step::Wanted => None,
-            Step::At(at) => Some(*at),
+            Step::Rest | Step::Wanted | Step::Loading(_) => None,
+            Step::At(at) | Step::MapAt(at) => Some(*at),
             Step::Trial(trial, _) => Some(trial.deadline()),
         }
     }
@@ -139,6 +163,7 @@ impl Ladder {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.step {
             Step::Trial(trial, _) => Some(trial.connector().as_fd()),
+            Step::Loading(loading) => Some(loading.fd()),
             _ => None,
         }
     }
@@ -153,13 +178,17 @@ impl Ladder {
                     self.step = Step::Trial(Box::new(trial), began);
                     self.climb(now, helpers)
                 }
-                Err(why) => Some(Err(Missed { rung: "connector", why })),
+                Err(why) => {
+                    self.step = self.map_step();
+                    Some(Err(Missed { rung: "connector", why }))
+                }
             },
             Step::Trial(mut trial, began) => {
                 let Some(verdict) = trial.read() else {
                     self.step = Step::Trial(trial, began);
                     return None;
                 };
+                self.step = self.map_step();
                 // It is dead, whoever will have its number.
                 helpers.remove(&trial.child());
                 Some(match verdict {
@@ -170,11 +199,67 @@ impl Ladder {
                     Err(error) => Err(Missed { rung: "connector", why: error.to_string() }),
                 })
             }
+            Step::MapAt(at) if now >= at => match Loading::begin() {
+                Ok(loading) => {
+                    self.step = Step::Loading(loading);
+                    None
+                }
+                Err(why) => Some(Err(Missed { rung: "bpf", why: format!("no thread to attach it: {why}") })),
+            },
+            Step::Loading(loading) => match loading.result() {
+                None => {
+                    self.step = Step::Loading(loading);
+                    None
+                }
+                Some((Ok(map), took)) => Some(Ok(Attached { events: Box::new(map.into_events(self.root)), took })),
+                Some((Err(error), _)) => Some(Err(Missed { rung: "bpf", why: error.to_string() })),
+            },
             step => {
                 self.step = step;
                 None
             }
         }
+    }
+
+    /// What follows the connector. Who may not have a live map does not hear of it in every run: `doctor`
+    /// says it, and what would help.
+    fn map_step(&self) -> Step {
+        match self.began {
+            Some(began) if bpf::may_be_had() => Step::MapAt(began + WORTH_A_MAP),
+            _ => Step::Rest,
+        }
+    }
+}
+
+/// A live map that is being attached: it takes a tenth of a second and more, most of it in the verifier.
+struct Loading {
+    result: Receiver<(Result<bpf::Attached, NoMap>, Duration)>,
+    done: Arc<EventFd>,
+}
+
+impl Loading {
+    fn begin() -> io::Result<Loading> {
+        let done = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let (send, result) = sync_channel(1);
+        let tell = Arc::clone(&done);
+        thread::Builder::new().name("live map".into()).spawn(move || {
+            // The main thread reads signals from a signalfd: none may be delivered here.
+            let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+            let began = Instant::now();
+            // Nobody may want it any more: then it is detached here.
+            if send.send((bpf::Attached::on_the_side(), began.elapsed())).is_ok() {
+                let _ = tell.write(1);
+            }
+        })?;
+        Ok(Loading { result, done })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+
+    fn result(&self) -> Option<(Result<bpf::Attached, NoMap>, Duration)> {
+        self.result.try_recv().ok()
     }
 }
 
