@@ -39,6 +39,7 @@ pub struct Run<'a> {
     wrapper: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     terminal: bool,
+    elsewhere: bool,
 }
 
 impl<'a> Run<'a> {
@@ -60,6 +61,7 @@ impl<'a> Run<'a> {
             wrapper: Vec::new(),
             environment: Vec::new(),
             terminal: false,
+            elsewhere: false,
         }
     }
 
@@ -167,6 +169,13 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// In namespaces of its own, which it does not get from a wrapper that says so.
+    #[must_use]
+    pub fn in_a_container(mut self) -> Self {
+        self.elsewhere = true;
+        self
+    }
+
     /// The words of the whole: for a run inside something else.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {
@@ -187,10 +196,10 @@ impl<'a> Run<'a> {
     fn backend(&self) -> Option<OsString> {
         let asked = std::env::var_os(BACKEND).filter(|backend| !backend.is_empty())?;
         let says = self.options.iter().any(|word| word == "--backend");
-        let elsewhere = asked != "proc" && self.wrapper.iter().any(|word| word == "unshare");
+        let unshared = self.elsewhere || self.wrapper.iter().any(|word| word == "unshare");
         let mut option = OsString::from("--backend=");
-        option.push(asked);
-        (!says && !elsewhere).then_some(option)
+        option.push(&asked);
+        (!says && (asked == "proc" || !unshared)).then_some(option)
     }
 
     /// Another user may not reach the folder that we were built in: a copy on the stage then.

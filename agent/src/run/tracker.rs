@@ -86,7 +86,7 @@ impl Tracker {
         self.ladder.fd().is_some()
     }
 
-    /// What becomes readable when there is an event, or something to climb by.
+    /// What becomes readable when there is an event, and when there is something to climb by.
     #[must_use]
     pub fn fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
         [self.events.as_ref().map(|events| events.fd()), self.ladder.fd()]
@@ -177,5 +177,37 @@ impl Tracker {
             events.walked(members);
         }
         self.note_reseeded(journal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::audit::{Log, RunId, Target};
+    use crate::kernel::connector::Connector;
+    use crate::ownership::connector::ConnectorEvents;
+    use crate::run::options::Options;
+
+    /// A descriptor that is no socket any more gives what a dead one would: errors.
+    #[test]
+    fn when_the_socket_dies_the_run_goes_on_with_proc_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let log = Log::open(&Target::from(path.clone().into_os_string()), RunId::new()).unwrap();
+        let mut journal = Journal::open(log, &Options::new(vec!["true".into()]));
+        let root = nix::unistd::getpid().as_raw();
+        let mut tracker = Tracker::start(Backend::Proc, root, &HashSet::new(), &mut journal).unwrap();
+        let events = ConnectorEvents::from_the_start(Connector::dead(), root, &HashSet::new());
+        tracker.take(Attached { events: Box::new(events), took: Duration::ZERO }, &mut journal);
+        assert_eq!((tracker.names(), tracker.fds()[0].is_some()), (Names::CONNECTOR, true));
+        assert_eq!(tracker.next(&mut journal), None);
+        assert_eq!((tracker.names(), tracker.fds()[0].is_some()), (Names::PROC, false));
+        journal.close(None, 0);
+        let text = std::fs::read_to_string(path).unwrap();
+        let degraded: Vec<&str> = text.lines().filter(|line| line.contains("tracker.degraded")).collect();
+        assert_eq!(degraded.len(), 1, "{text}");
+        assert!(degraded[0].contains(r#""from":"connector","to":"proc","why":"Socket operation on non-socket"#));
     }
 }

@@ -147,6 +147,8 @@ fn rest(options: &Options, scene: &mut Scene, pause: Duration) -> io::Result<Res
             let _ = reap::reap(death.pid);
         }
         scene.turn_feed(0, false);
+        // Nobody waits for what they say now, but they must not pile up.
+        while scene.tracker.next(&mut scene.journal).is_some() {}
         let now = scene.now();
         if bound.is_some_and(|bound| now >= bound) {
             return Ok(Rest::OutOfTime);
@@ -163,6 +165,7 @@ fn sleep_until(scene: &Scene, until: Instant) -> io::Result<()> {
     if let Some(feed) = &scene.feed {
         fds.extend(feed.interests().into_iter().map(|(fd, flags)| PollFd::new(fd, flags)));
     }
+    fds.extend(scene.tracker.fds()[0].map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
     let timeout = TimeSpec::from_duration(until.saturating_duration_since(scene.now()));
     match ppoll(&mut fds, Some(timeout), None) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),

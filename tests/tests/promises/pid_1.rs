@@ -182,7 +182,7 @@ fn keep_is_a_promise_that_pid_1_cannot_give() {
 fn as_the_entrypoint_of_a_container() {
     const TEST: &str = "as_the_entrypoint_of_a_container";
     let stage = Stage::new();
-    let words = Run::on(&stage).fixture("hold_setsid", ["--bytes", "100000", "--exit", "3"]).words();
+    let words = Run::on(&stage).in_a_container().fixture("hold_setsid", ["--bytes", "100000", "--exit", "3"]).words();
     let container = match Container::new(&stage, &words) {
         Ok(container) => container,
         Err(why) => return skipped(TEST, why),
@@ -200,7 +200,7 @@ fn as_the_entrypoint_of_a_container() {
 fn a_container_is_stopped() {
     const TEST: &str = "a_container_is_stopped";
     let stage = Stage::new();
-    let words = Run::on(&stage).fixture("tell_signals", ["SIGTERM", "--exit", "7"]).words();
+    let words = Run::on(&stage).in_a_container().fixture("tell_signals", ["SIGTERM", "--exit", "7"]).words();
     let container = match Container::new(&stage, &words) {
         Ok(container) => container,
         Err(why) => return skipped(TEST, why),

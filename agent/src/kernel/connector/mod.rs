@@ -148,6 +148,14 @@ impl Connector {
         Ok(connector)
     }
 
+    /// One whose socket is none any more: every reading fails.
+    #[cfg(test)]
+    pub(crate) fn dead() -> Self {
+        let socket = std::fs::File::open("/dev/null").map(OwnedFd::from).unwrap();
+        let (sequence, happened) = (Vec::new(), Duration::ZERO);
+        Connector { socket, nonce: 0, waiting: None, happened, sequence, filtered: true }
+    }
+
     fn bind() -> Result<Self, ConnectorError> {
         let error = |call| move |error: Errno| ConnectorError::Socket { call, source: error.into() };
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
