@@ -41,13 +41,16 @@ pub struct Event {
     pub pgid: u32,
     /// Its session, after the event.
     pub sid: u32,
-    /// `FORK`: the child. `SETPGID`: whom the caller named, 0 for itself. Otherwise 0.
+    /// `FORK`: the child. `SETPGID`: whom the caller named, 0 for itself, or [`OTHER_UNKNOWN`]. Otherwise 0.
     pub other: u32,
     /// Always 0.
     pub reserved: u32,
     /// The program's name, filled up with zeroes.
     pub comm: [u8; 16],
 }
+
+/// In [`Event::other`]: somebody whom the caller named by a number of another pid namespace.
+pub const OTHER_UNKNOWN: u32 = u32::MAX;
 
 /// How many pipes an [`Escape`] can name: two for each standard stream, and a few more. An escapee
 /// with more is told by [`Escape::unseen`], and read in full by user space.

@@ -35,12 +35,12 @@ pub struct Slot {
 pub struct Table {
     /// A process that has it.
     pub pid: u32,
+    /// The thread of it that had it first.
+    pub tid: u32,
     /// 1 if another process may have it too (`CLONE_FILES`).
     pub shared: u32,
     /// The [pass](Control::pass) in which it was last seen.
     pub pass: u32,
-    /// Always 0.
-    pub reserved: u32,
 }
 
 /// A process that is tracked.

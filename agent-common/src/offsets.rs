@@ -24,6 +24,8 @@ macro_rules! kernel_offsets {
             NODE_ID: "kernfs_node.id",
             SIGNAL_LIVE: "signal_struct.live",
             SIGNAL_PIDS: "signal_struct.pids",
+            TASK_THREAD_PID: "task_struct.thread_pid",
+            PID_LEVEL: "pid.level",
             PID_NUMBERS: "pid.numbers",
             UPID_NR: "upid.nr",
             FILES_COUNT: "files_struct.count",

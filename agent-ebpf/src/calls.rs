@@ -82,7 +82,7 @@ pub fn returned<W: Way>(meaning: u32, regs: u64, result: i64) -> bool {
             }
         }
         call::SETSID => return lineage::escape(kind::SETSID, 0),
-        call::SETPGID => return lineage::escape(kind::SETPGID, caller.argument()),
+        call::SETPGID => return lineage::group_set(caller.argument(), caller.argument_2() as u32),
         _ => {}
     }
     false

@@ -8,7 +8,7 @@ use pipewarden_common::Held;
 use pipewarden_common::counter::{
     LOST_EVENTS, LOST_PROCESSES, PROCESSES as IN_PROCESSES, TABLES as IN_TABLES, UNSURE_TABLES,
 };
-use pipewarden_common::event::{Closed, Escape, Event, kind};
+use pipewarden_common::event::{Closed, Escape, Event, OTHER_UNKNOWN, kind};
 use pipewarden_common::live_map::{Process, Table};
 
 use crate::counters::{count, uncount};
@@ -88,13 +88,15 @@ pub fn enter(task: Task, parent: u32) {
 
 /// Puts a descriptor table into the map. Whether it was there.
 #[inline(always)]
-pub fn enter_table(files: u64, pid: u32, shared: bool) -> bool {
+pub fn enter_table(files: u64, owner: Task, shared: bool) -> bool {
+    let (pid, tid) = (owner.process(), owner.thread());
     let pass = control().pass;
     match TABLES.get_ptr_mut(&files) {
         Some(table) => {
             // SAFETY: a value of the map; each word is written as one.
             unsafe {
                 (&raw mut (*table).pid).write_volatile(pid);
+                (&raw mut (*table).tid).write_volatile(tid);
                 (&raw mut (*table).pass).write_volatile(pass);
                 if shared {
                     (&raw mut (*table).shared).write_volatile(1);
@@ -103,7 +105,7 @@ pub fn enter_table(files: u64, pid: u32, shared: bool) -> bool {
             true
         }
         None => {
-            let table = Table { pid, shared: shared as u32, pass, reserved: 0 };
+            let table = Table { pid, tid, shared: shared as u32, pass };
             match TABLES.insert(&files, &table, NEW_ONLY) {
                 Ok(()) => count(IN_TABLES),
                 Err(_) => count(LOST_PROCESSES),
@@ -115,12 +117,16 @@ pub fn enter_table(files: u64, pid: u32, shared: bool) -> bool {
 
 /// Puts a table into the map that some thread of `pid` has. Another process's is a shared one.
 #[inline(always)]
-pub fn seed_table(files: u64, pid: u32) {
+pub fn seed_table(files: u64, owner: Task) {
+    let pid = owner.process();
     let pass = control().pass;
     // SAFETY: the value is copied at once.
     let before = unsafe { TABLES.get(&files) }.copied();
-    let shared = before.is_some_and(|table| table.pass == pass && table.pid != pid);
-    enter_table(files, pid, shared);
+    let seen = before.is_some_and(|table| table.pass == pass);
+    let shared = seen && before.is_some_and(|table| table.pid != pid);
+    if !seen || shared {
+        enter_table(files, owner, shared);
+    }
 }
 
 /// A table that the current process did not have before, or one that may have changed anywhere.
@@ -128,7 +134,7 @@ pub fn seed_table(files: u64, pid: u32) {
 pub fn table_changed<W: Way>(task: Task) {
     let files = task.files();
     if TABLES.get_ptr(&files).is_none() {
-        enter_table(files, task.process(), false);
+        enter_table(files, task, false);
     }
     walk::over::<W>(files, Aim::Look);
 }
@@ -179,11 +185,11 @@ pub fn fork<W: Way>(parent: Task, child: Task) -> bool {
     let files = child.files();
     if files == parent.files() {
         if !is_thread {
-            enter_table(files, maker, true);
+            enter_table(files, parent, true);
         }
     } else {
         // A table by this address can only be known if its end was missed: then so were its slots'.
-        let known = enter_table(files, pid, false);
+        let known = enter_table(files, child, false);
         walk::over::<W>(files, if known { Aim::Look } else { Aim::Enter });
     }
     if is_thread {
@@ -202,7 +208,7 @@ pub fn exec<W: Way>(task: Task) -> bool {
     }
     let files = task.files();
     // Who shared its table has got one of its own.
-    enter_table(files, pid, false);
+    enter_table(files, task, false);
     walk::over::<W>(files, Aim::Look);
     if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
         // SAFETY: a value of the map; the word is written as one.
@@ -253,8 +259,29 @@ fn leave_table<W: Way>(files: u64, last_of_process: bool) {
     }
 }
 
-/// The current process left its session or group (`other` 0), or put another process into a group:
-/// then what *that* one holds is for user space to read.
+/// The current process put `other` into a group (0: the other's own).
+///
+/// What another process holds is for user space to read.
+#[inline(always)]
+pub fn group_set(other: u32, group: u32) -> bool {
+    let task = Task::current();
+    // The numbers are those of the caller's pid namespace.
+    let other = match other {
+        0 => 0,
+        _ if task.namespace_level() == 0 => other,
+        _ => OTHER_UNKNOWN,
+    };
+    if other != task.process()
+        && let Some(process) = PROCESSES.get_ptr_mut(&other)
+    {
+        let group = if group == 0 { other } else { group };
+        // SAFETY: a value of the map; the word is written as one.
+        unsafe { (&raw mut (*process).pgid).write_volatile(group) };
+    }
+    escape(kind::SETPGID, other)
+}
+
+/// The current process left its session or group, or put another one into a group (see [`group_set`]).
 #[inline(always)]
 pub fn escape(kind: u32, other: u32) -> bool {
     let task = Task::current();

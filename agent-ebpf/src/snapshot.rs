@@ -107,7 +107,7 @@ pub fn iter_seed_tasks(context: *const Context) -> i32 {
     }
     let files = task.files();
     if files != 0 {
-        lineage::seed_table(files, pid);
+        lineage::seed_table(files, task);
     }
     0
 }

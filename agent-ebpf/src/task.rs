@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::bpf_get_current_task;
 
 use crate::globals::{
-    CGROUP_NODE, CSS_SET_CGROUP, NODE_ID, PID_NUMBERS, SIGNAL_LIVE, SIGNAL_PIDS, TASK_CGROUPS, TASK_COMM, TASK_FILES, TASK_LEADER, TASK_PARENT, TASK_PID, TASK_SIGNAL,
-    TASK_START, TASK_TGID, UPID_NR,
+    CGROUP_NODE, CSS_SET_CGROUP, NODE_ID, PID_LEVEL, PID_NUMBERS, SIGNAL_LIVE, SIGNAL_PIDS, TASK_CGROUPS, TASK_COMM, TASK_FILES, TASK_LEADER, TASK_PARENT, TASK_PID, TASK_SIGNAL,
+    TASK_START, TASK_TGID, TASK_THREAD_PID, UPID_NR,
 };
 use crate::read;
 
@@ -59,6 +59,12 @@ impl Task {
     #[inline(always)]
     pub fn files(self) -> u64 {
         read::member(self.0, &TASK_FILES)
+    }
+
+    /// How many pid namespaces deep it is: 0 in the initial one.
+    #[inline(always)]
+    pub fn namespace_level(self) -> u32 {
+        read::member(read::member(self.0, &TASK_THREAD_PID), &PID_LEVEL)
     }
 
     /// The id of its cgroup in the v2 hierarchy.

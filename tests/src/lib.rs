@@ -13,6 +13,7 @@
 )]
 #![allow(clippy::missing_panics_doc, reason = "every function of the harness panics when its test has failed")]
 
+pub mod actor;
 pub mod binaries;
 pub mod container;
 pub mod deadline;
@@ -20,6 +21,7 @@ pub mod explain;
 pub mod fixture;
 pub mod kernel;
 pub mod log;
+pub mod oracle;
 pub mod packages;
 pub mod process;
 pub mod reader;

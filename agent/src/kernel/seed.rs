@@ -132,6 +132,30 @@ impl Tracker {
         }
     }
 
+    /// Spoils the map, for tests of how it mends: a slot is lost, one is there that is not, one is another
+    /// pipe's, and a process and a table are forgotten.
+    #[doc(hidden)]
+    pub fn spoil(&mut self, chance: [u64; 3]) {
+        let slots = self.slots().unwrap_or_default();
+        let pick = |number: u64| usize::try_from(number).ok().and_then(|number| slots.get(number % slots.len().max(1)));
+        if let Some((key, _)) = pick(chance[0] >> 8) {
+            let _ = self.maps.slots.remove(key);
+            let _ = self.maps.tables.remove(&key.files);
+        }
+        if let Some((key, slot)) = pick(chance[1] >> 8) {
+            let phantom = SlotKey { fd: 4000 + key.fd, ..*key };
+            let _ = self.maps.slots.insert(phantom, slot, 0);
+        }
+        if let (Some((key, _)), Some((_, slot))) = (pick(chance[2] >> 8), pick(chance[0] >> 16)) {
+            let _ = self.maps.slots.insert(key, slot, 0);
+        }
+        let processes = self.processes().unwrap_or_default();
+        let number = usize::try_from(chance[2] >> 16).unwrap_or(0) % processes.len().max(1);
+        if let Some((pid, _)) = processes.get(number) {
+            let _ = self.maps.processes.remove(pid);
+        }
+    }
+
     /// Every entry of the map: slots with what is in them.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use pipewarden_common::event::{Escape, kind};
+use pipewarden_common::event::{Escape, OTHER_UNKNOWN, kind};
 use pipewarden_common::live_map::Slot;
 
 use super::events::{Escaped, Events, LineageEvent, Names};
@@ -233,6 +233,9 @@ impl BpfEvents {
         let event = &escape.event;
         let happened = Duration::from_nanos(event.time_ns);
         // A shell puts its children into their groups: what they hold is not what it holds.
+        if event.kind == kind::SETPGID && event.other == OTHER_UNKNOWN {
+            return None; // the next look finds it
+        }
         if event.kind == kind::SETPGID && event.other != 0 && event.other != event.pid {
             return Some(Escaped { pid: event.other.cast_signed(), happened, holds: None });
         }

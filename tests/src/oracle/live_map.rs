@@ -1,0 +1,139 @@
+//! The live map as a view.
+
+use std::collections::{HashMap, HashSet};
+
+use pipewarden::kernel::object::{LoadError, Scope, Sizes};
+use pipewarden::kernel::rung::Rung;
+use pipewarden::kernel::seed::Root;
+use pipewarden::kernel::self_test::in_initial_pid_namespace;
+use pipewarden::kernel::snapshot::Snapshot;
+use pipewarden::kernel::tracker::{Losses, Tracker};
+use pipewarden_common::snapshot::{FileRow, TaskRow};
+
+use super::view::View;
+use crate::actor::op::Hole;
+
+/// The live map of whatever descends from this process.
+pub struct LiveMap {
+    name: String,
+    tracker: Tracker,
+    /// What the map does not keep: threads.
+    snapshot: Snapshot,
+    losses: Losses,
+    /// Whether entries are spoiled before each look, which a seeding then has to mend.
+    spoils: Option<Chance>,
+}
+
+/// A small generator of numbers (xorshift).
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+impl LiveMap {
+    /// Attaches a rung; otherwise why it is not to be had.
+    ///
+    /// # Errors
+    ///
+    /// One line that says why.
+    ///
+    /// # Panics
+    ///
+    /// When the verifier objects to a program: that is no lack of the machine's.
+    pub fn attach(rung: Rung) -> Result<LiveMap, String> {
+        if !in_initial_pid_namespace() {
+            return Err("needs the initial pid namespace".into());
+        }
+        let snapshot = Snapshot::load().map_err(|error| format!("needs BPF iterators: {error}"))?;
+        let sizes = Sizes { slots: 131_072, ..Sizes::RUN };
+        let mut tracker = Tracker::attach(rung, Scope::Lineage, sizes).map_err(|error: LoadError| {
+            let objection = error.verifier_tail(40);
+            assert!(objection.is_none(), "{rung}: {error}\n{}", objection.unwrap_or_default().join("\n"));
+            format!("needs {rung}: {error}")
+        })?;
+        // Whoever this process starts is tracked from the fork on.
+        tracker.follow(std::process::id()).expect("an empty map has room");
+        seed(&mut tracker);
+        Ok(LiveMap { name: rung.to_string(), tracker, snapshot, losses: Losses::default(), spoils: None })
+    }
+
+    /// The same, with entries lost, invented and altered before each look: the map must find out by itself.
+    #[must_use]
+    pub fn spoiled(mut self, seed: u64) -> LiveMap {
+        self.name.push_str(", spoiled");
+        self.spoils = Some(Chance(seed | 1));
+        self
+    }
+
+    fn spoil(&mut self) {
+        let Some(chance) = &mut self.spoils else { return };
+        let numbers = [chance.next(), chance.next(), chance.next()];
+        self.tracker.spoil(numbers);
+        seed(&mut self.tracker);
+    }
+}
+
+fn seed(tracker: &mut Tracker) {
+    let root = Root { pid: std::process::id().cast_signed(), except: HashSet::new() };
+    tracker.seed(Some(&root)).expect("the map can be seeded");
+}
+
+impl View for LiveMap {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn rows(&mut self) -> (Vec<TaskRow>, Vec<FileRow>) {
+        self.spoil();
+        // As a run does: what was lost is made up for by another seeding.
+        let losses = self.tracker.losses();
+        if losses != self.losses {
+            seed(&mut self.tracker);
+            self.losses = self.tracker.losses();
+        }
+        let processes: HashMap<_, _> = self.tracker.processes().expect("the map can be read").into_iter().collect();
+        let tables: HashMap<_, _> = self.tracker.tables().expect("the map can be read").into_iter().collect();
+        let mut tasks = Vec::new();
+        for mut row in self.snapshot.tasks().expect("the task iterator can be read") {
+            if row.tid != row.pid {
+                tasks.extend(processes.contains_key(&row.pid).then_some(row));
+            } else if let Some(process) = processes.get(&row.pid) {
+                row.start_boot_ns = process.start_boot_ns;
+                (row.pgid, row.sid) = (process.pgid, process.sid);
+                // A leader that has left its threads has no table.
+                row.files = if row.files == 0 { 0 } else { process.files };
+                tasks.push(row);
+            }
+        }
+        // What is in the map, and no process has.
+        for (pid, process) in processes.iter().filter(|(_, process)| process.start_boot_ns != 0) {
+            if !tasks.iter().any(|row| row.tid == *pid) {
+                tasks.push(TaskRow {
+                    start_boot_ns: process.start_boot_ns,
+                    files: process.files,
+                    pid: *pid,
+                    tid: *pid,
+                    parent: process.parent,
+                    pgid: process.pgid,
+                    sid: process.sid,
+                    reserved: 0,
+                });
+            }
+        }
+        let files = self.tracker.slots().expect("the map can be read").into_iter().map(|(key, slot)| {
+            let table = tables.get(&key.files).copied().unwrap_or_default();
+            FileRow { files: key.files, pid: table.pid, tid: table.tid, held: slot.held }
+        });
+        (tasks, files.collect())
+    }
+
+    fn holes(&self) -> &'static [Hole] {
+        &[]
+    }
+}
