@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::Signal;
 use pipewarden::kernel::connector::{Connector, Kinds, listeners};
 use pipewarden::kernel::self_test::in_initial_pid_namespace;
 use pipewarden::ownership::ladder::MOST_LISTENERS;
@@ -37,9 +38,15 @@ fn many_runs_at_once_leave_few_listeners() {
     let runs: Vec<Running> = (0..RUNS)
         .map(|_| {
             let run = Run::on(&stage).options(["--backend", "auto"]).options(log.options());
-            run.fixture("just_exit", ["--gate"]).start()
+            let run = run.fixture("just_exit", ["--gate"]).start();
+            run.signal(Signal::SIGSTOP);
+            run
         })
         .collect();
+    // All of them want to listen at the same time.
+    for run in &runs {
+        run.signal(Signal::SIGCONT);
+    }
     // Every run says what became of its wish.
     let decided = || log.of("tracker.attached").len() + log.of("tracker.degraded").len();
     assert!(Deadline::patient().until(|| decided() == RUNS), "{} of {RUNS}", decided());
