@@ -75,6 +75,15 @@ fn a_fork_storm_that_nobody_reads_is_made_up_for() {
     assert_eq!(ended.report().rung, "connector", "{}", ended.stderr.text());
 }
 
+/// Says that it is over when it goes, also where the test has failed.
+struct UntilDropped<'a>(&'a AtomicBool);
+
+impl Drop for UntilDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What the rest of the machine does wakes a supervisor that listens. It sleeps over nothing of its own
 /// in that: there is no bound that would wake it in time.
 #[test]
@@ -91,6 +100,7 @@ fn the_machines_own_forks_do_not_disturb_an_ending() {
                 }
             });
         }
+        let _storm = UntilDropped(&over);
         let stages: Vec<Stage> = (0..20).map(|_| Stage::new()).collect();
         let runs: Vec<_> = stages
             .iter()
@@ -100,7 +110,6 @@ fn the_machines_own_forks_do_not_disturb_an_ending() {
             })
             .collect();
         let outcomes: Vec<_> = runs.into_iter().map(|run| run.end().report().outcome).collect();
-        over.store(true, Ordering::Relaxed);
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::HoldersEnded), "{outcomes:?}");
     });
 }
