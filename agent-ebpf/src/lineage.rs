@@ -136,7 +136,19 @@ pub fn table_changed<W: Way>(task: Task) {
     if TABLES.get_ptr(&files).is_none() {
         enter_table(files, task, false);
     }
+    if task.thread() == task.process() {
+        table_of_process(task.process(), files);
+    }
     walk::over::<W>(files, Aim::Look);
+}
+
+/// A process's first thread has this table now.
+#[inline(always)]
+fn table_of_process(pid: u32, files: u64) {
+    if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
+        // SAFETY: a value of the map; the word is written as one.
+        unsafe { (&raw mut (*process).files).write_volatile(files) };
+    }
 }
 
 #[inline(always)]
@@ -210,10 +222,7 @@ pub fn exec<W: Way>(task: Task) -> bool {
     // Who shared its table has got one of its own.
     enter_table(files, task, false);
     walk::over::<W>(files, Aim::Look);
-    if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
-        // SAFETY: a value of the map; the word is written as one.
-        unsafe { (&raw mut (*process).files).write_volatile(files) };
-    }
+    table_of_process(pid, files);
     tell(describe(task, kind::EXEC, 0))
 }
 

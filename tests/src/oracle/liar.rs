@@ -10,11 +10,11 @@ use super::view::View;
 /// How a view lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
-    /// It does not see descriptor 7.
+    /// It does not see descriptor 5.
     Blind,
     /// It takes a FIFO that is open for both for one that is open for reading.
     HalfOpen,
-    /// It does not notice when a descriptor of 9 and above is closed.
+    /// It does not notice that a descriptor was closed.
     NeverCloses,
     /// It does not notice that a process ended.
     NeverEnds,
@@ -22,8 +22,8 @@ pub enum Lie {
     ThreadsAreProcesses,
     /// It does not notice setsid.
     NeverLeaves,
-    /// It thinks that every child shares its parent's table.
-    SharesWithParent,
+    /// It thinks that all threads of a process share one table.
+    ThreadsShare,
     /// It thinks that what was put over something else is still that: the first stays.
     FirstStays,
     /// It takes all pipes for one object.
@@ -41,7 +41,7 @@ impl Lie {
         Lie::NeverEnds,
         Lie::ThreadsAreProcesses,
         Lie::NeverLeaves,
-        Lie::SharesWithParent,
+        Lie::ThreadsShare,
         Lie::FirstStays,
         Lie::OneObject,
         Lie::WrongProcess,
@@ -53,7 +53,7 @@ pub struct Liar<'a> {
     view: &'a mut dyn View,
     lie: Lie,
     tasks: BTreeMap<u32, TaskRow>,
-    files: BTreeMap<(u64, u32), FileRow>,
+    files: BTreeMap<(u32, u64, u32), FileRow>,
 }
 
 impl<'a> Liar<'a> {
@@ -65,9 +65,14 @@ impl<'a> Liar<'a> {
     fn remember(&mut self, tasks: &[TaskRow], files: &[FileRow]) {
         self.tasks.extend(tasks.iter().filter(|row| row.files != 0).map(|row| (row.tid, *row)));
         for row in files {
-            self.files.entry((row.files, row.held.fd)).or_insert(*row);
+            self.files.entry(key_of(row)).or_insert(*row);
         }
     }
+}
+
+/// A table's name comes round again, with another process.
+fn key_of(row: &FileRow) -> (u32, u64, u32) {
+    (row.pid, row.files, row.held.fd)
 }
 
 impl View for Liar<'_> {
@@ -77,17 +82,17 @@ impl View for Liar<'_> {
 
     fn rows(&mut self) -> (Vec<TaskRow>, Vec<FileRow>) {
         let (mut tasks, mut files) = self.view.rows();
-        let parents: BTreeMap<u32, TaskRow> = tasks.iter().map(|row| (row.tid, *row)).collect();
+        let by_tid: BTreeMap<u32, TaskRow> = tasks.iter().map(|row| (row.tid, *row)).collect();
         match self.lie {
-            Lie::Blind => files.retain(|row| row.held.fd != 7),
+            Lie::Blind => files.retain(|row| row.held.fd != 5),
             Lie::HalfOpen => {
                 for row in files.iter_mut().filter(|row| row.held.ends == END_READ | END_WRITE) {
                     row.held.ends = END_READ;
                 }
             }
             Lie::NeverCloses => {
-                for row in self.files.values().filter(|row| row.held.fd >= 9) {
-                    let table_lives = tasks.iter().any(|task| task.files == row.files);
+                for row in self.files.values() {
+                    let table_lives = tasks.iter().any(|task| (task.files, task.pid) == (row.files, row.pid));
                     if table_lives && !files.iter().any(|new| (new.files, new.held.fd) == (row.files, row.held.fd)) {
                         files.push(*row);
                     }
@@ -103,20 +108,20 @@ impl View for Liar<'_> {
                     row.sid = self.tasks.get(&row.tid).map_or(row.sid, |before| before.sid);
                 }
             }
-            Lie::SharesWithParent => {
+            Lie::ThreadsShare => {
                 for row in tasks.iter_mut().filter(|row| row.files != 0) {
-                    row.files = parents.get(&row.parent).map_or(row.files, |parent| parent.files);
+                    row.files = by_tid.get(&row.pid).map_or(row.files, |first| first.files);
                 }
             }
             Lie::FirstStays => {
                 for row in &mut files {
-                    row.held = self.files.get(&(row.files, row.held.fd)).map_or(row.held, |before| before.held);
+                    row.held = self.files.get(&key_of(row)).map_or(row.held, |before| before.held);
                 }
             }
             Lie::OneObject => files.iter_mut().for_each(|row| row.held.object = 1),
             Lie::WrongProcess => {
                 for row in &mut files {
-                    row.pid = parents.get(&row.pid).map_or(row.pid, |task| task.parent);
+                    row.pid = by_tid.get(&row.pid).map_or(row.pid, |task| task.parent);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The live map as a view.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pipewarden::kernel::object::{LoadError, Scope, Sizes};
 use pipewarden::kernel::rung::Rung;
@@ -16,13 +17,22 @@ use crate::actor::op::Hole;
 /// The live map of whatever descends from this process.
 pub struct LiveMap {
     name: String,
+    map: Arc<Mutex<Map>>,
+    /// Whether entries are spoiled before each look, which a seeding then has to mend.
+    spoils: Option<Chance>,
+}
+
+/// A tracker, which many tests may ask at once: to attach one takes longer than most of them.
+struct Map {
     tracker: Tracker,
     /// What the map does not keep: threads.
     snapshot: Snapshot,
     losses: Losses,
-    /// Whether entries are spoiled before each look, which a seeding then has to mend.
-    spoils: Option<Chance>,
 }
+
+/// One of each rung, or why there is none.
+type Shared = Mutex<Vec<(Rung, Result<Arc<Mutex<Map>>, String>)>>;
+static SHARED: Shared = Mutex::new(Vec::new());
 
 /// A small generator of numbers (xorshift).
 struct Chance(u64);
@@ -37,7 +47,7 @@ impl Chance {
 }
 
 impl LiveMap {
-    /// Attaches a rung; otherwise why it is not to be had.
+    /// The map of a rung; otherwise why it is not to be had.
     ///
     /// # Errors
     ///
@@ -47,6 +57,30 @@ impl LiveMap {
     ///
     /// When the verifier objects to a program: that is no lack of the machine's.
     pub fn attach(rung: Rung) -> Result<LiveMap, String> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = shared.iter().position(|(known, _)| *known == rung);
+        let known = known.unwrap_or_else(|| {
+            shared.push((rung, Map::attach(rung).map(|map| Arc::new(Mutex::new(map)))));
+            shared.len() - 1
+        });
+        let map = shared[known].1.clone()?;
+        Ok(LiveMap { name: rung.to_string(), map, spoils: None })
+    }
+
+    /// The same, but nobody else's, and with entries lost, invented and altered before each look: the map
+    /// must find out by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn spoiled(rung: Rung, seed: u64) -> Result<LiveMap, String> {
+        let map = Arc::new(Mutex::new(Map::attach(rung)?));
+        Ok(LiveMap { name: format!("{rung}, spoiled"), map, spoils: Some(Chance(seed | 1)) })
+    }
+}
+
+impl Map {
+    fn attach(rung: Rung) -> Result<Map, String> {
         if !in_initial_pid_namespace() {
             return Err("needs the initial pid namespace".into());
         }
@@ -60,22 +94,7 @@ impl LiveMap {
         // Whoever this process starts is tracked from the fork on.
         tracker.follow(std::process::id()).expect("an empty map has room");
         seed(&mut tracker);
-        Ok(LiveMap { name: rung.to_string(), tracker, snapshot, losses: Losses::default(), spoils: None })
-    }
-
-    /// The same, with entries lost, invented and altered before each look: the map must find out by itself.
-    #[must_use]
-    pub fn spoiled(mut self, seed: u64) -> LiveMap {
-        self.name.push_str(", spoiled");
-        self.spoils = Some(Chance(seed | 1));
-        self
-    }
-
-    fn spoil(&mut self) {
-        let Some(chance) = &mut self.spoils else { return };
-        let numbers = [chance.next(), chance.next(), chance.next()];
-        self.tracker.spoil(numbers);
-        seed(&mut self.tracker);
+        Ok(Map { tracker, snapshot, losses: Losses::default() })
     }
 }
 
@@ -90,7 +109,21 @@ impl View for LiveMap {
     }
 
     fn rows(&mut self) -> (Vec<TaskRow>, Vec<FileRow>) {
-        self.spoil();
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(chance) = &mut self.spoils {
+            map.tracker.spoil([chance.next(), chance.next(), chance.next()]);
+            seed(&mut map.tracker);
+        }
+        map.rows()
+    }
+
+    fn holes(&self) -> &'static [Hole] {
+        &[]
+    }
+}
+
+impl Map {
+    fn rows(&mut self) -> (Vec<TaskRow>, Vec<FileRow>) {
         // As a run does: what was lost is made up for by another seeding.
         let losses = self.tracker.losses();
         if losses != self.losses {
@@ -131,9 +164,5 @@ impl View for LiveMap {
             FileRow { files: key.files, pid: table.pid, tid: table.tid, held: slot.held }
         });
         (tasks, files.collect())
-    }
-
-    fn holes(&self) -> &'static [Hole] {
-        &[]
     }
 }

@@ -268,8 +268,8 @@ impl Troupe {
             while !place.is_idle() && place.state.load(Ordering::Acquire) == READY {
                 wait(place, place.done.load(Ordering::Acquire), Duration::from_millis(5));
                 let (pid, tid) = (place.pid.load(Ordering::Relaxed), place.tid.load(Ordering::Relaxed));
-                if !place.is_idle() && task::is_gone(pid, tid) && self.is_over(place, pid) {
-                    break;
+                if !place.is_idle() && task::is_gone(pid, tid) {
+                    break; // or about to go on after an exec: then it is a stranger until it does
                 }
                 assert!(!deadline.left().is_zero(), "`{op}`: {number} is not done: {}", self.state_of(pid, tid));
             }
@@ -279,32 +279,24 @@ impl Troupe {
         Done::Answered(succeeded.try_into().unwrap_or(i32::MAX))
     }
 
-    /// Whether a task whose thread is gone has not gone on under its process's number, by an exec.
-    fn is_over(&self, place: &Place, pid: u32) -> bool {
-        let executing = || !task::is_gone_with_threads(pid) && place.tid.load(Ordering::Relaxed) != pid;
-        // An exec says so on the board a moment after the thread is gone.
-        !executing() || Deadline::after(Duration::from_millis(200)).until(|| place.is_idle()) || !place.is_idle()
-    }
-
     /// Waits until nobody is on the way any more, and frees the places of those who ended.
     fn bury(&mut self) {
         let deadline = Deadline::patient();
         loop {
+            // Who changes parents meanwhile may be missing from one look, but not from two.
             let tree = self.tree();
-            let strangers: Vec<&Task> = tree.iter().filter(|task| !self.is_expected(task)).collect();
-            if strangers.is_empty() {
-                for place in &self.board().places {
-                    let (pid, tid) = (place.pid.load(Ordering::Relaxed), place.tid.load(Ordering::Relaxed));
-                    let state = place.state.load(Ordering::Acquire);
-                    let lives = tree.iter().any(|task| task.pid == pid && task.tid == tid && !task.dead);
-                    if state == ENDED || (state == READY && !lives) {
-                        place.clear();
-                    }
-                }
-                return;
+            if tree.iter().all(|task| self.is_expected(task)) && self.tree() == tree {
+                break;
             }
-            assert!(!deadline.left().is_zero(), "still on the way: {strangers:?} of {}", self.state());
+            assert!(!deadline.left().is_zero(), "somebody is still on the way: {}", self.state());
             std::thread::sleep(Duration::from_micros(200));
+        }
+        for place in &self.board().places {
+            let (pid, tid) = (place.pid.load(Ordering::Relaxed), place.tid.load(Ordering::Relaxed));
+            let state = place.state.load(Ordering::Acquire);
+            if state == ENDED || (state == READY && task::is_gone(pid, tid)) {
+                place.clear();
+            }
         }
     }
 

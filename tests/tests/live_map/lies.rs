@@ -9,7 +9,7 @@ use crate::views::each;
 /// More scripts than the rarest lie needs to show.
 const SCRIPTS: u64 = 60;
 /// What is enough for every one of these lies, comparisons included.
-const FEW: usize = 6;
+const FEW: usize = 5;
 
 /// What it came down to, for who looks (`--nocapture`).
 #[allow(clippy::print_stdout, reason = "a test's own account")]
@@ -45,7 +45,7 @@ lies! {
     a_process_that_stays_after_its_end: NeverEnds;
     a_thread_taken_for_a_process: ThreadsAreProcesses;
     a_session_that_was_left: NeverLeaves;
-    a_table_that_is_not_shared: SharesWithParent;
+    a_table_that_is_not_shared: ThreadsShare;
     a_row_about_what_was_there_before: FirstStays;
     two_pipes_taken_for_one: OneObject;
     a_row_of_another_process: WrongProcess;
