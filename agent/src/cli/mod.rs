@@ -30,9 +30,16 @@ struct Cli {
     verb: Verb,
 }
 
+/// The subcommand that others wait for.
+#[derive(Debug, Subcommand)]
+enum Main {
+    Run(Box<run::Run>),
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(Box<run::Run>),
+    #[command(flatten)]
+    Main(Main),
     Supervise(Box<supervise::Supervise>),
     /// Check the audit log that --audit wrote
     #[command(subcommand)]
@@ -47,13 +54,8 @@ enum Verb {
 /// Parses, dispatches and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let mut command = Cli::command();
-    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
-        let cli = Cli::from_arg_matches(&matches)?;
-        Ok((cli, written(&command, &matches)))
-    });
-    match parsed {
-        Ok((Cli { verb: Verb::Run(run) }, written)) => run.run(written),
+    match parse() {
+        Ok((Cli { verb: Verb::Main(Main::Run(run)) }, written)) => run.run(written),
         Ok((Cli { verb: Verb::Supervise(supervise) }, _)) => supervise.run(),
         Ok((Cli { verb: Verb::Audit(command) }, _)) => audit::run(&command),
         Ok((Cli { verb: Verb::Holders(holders) }, _)) => holders.run(),
@@ -65,6 +67,20 @@ pub fn main() -> ExitCode {
         }
         Err(error) => usage_error(&one_line(&error)),
     }
+}
+
+/// Parses our arguments: what they say, and the options as the user wrote them.
+fn parse() -> Result<(Cli, Vec<(String, String)>), clap::Error> {
+    // To describe every subcommand takes longer than all else that comes before the command's start.
+    let is_main = std::env::args_os().nth(1).is_some_and(|verb| Main::has_subcommand(&verb.to_string_lossy()));
+    let mut command = if is_main {
+        Main::augment_subcommands(clap::Command::new("pipewarden").max_term_width(100))
+    } else {
+        Cli::command()
+    };
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    Ok((cli, written(&command, &matches)))
 }
 
 /// The subcommand's options as the user wrote them, without its arguments.

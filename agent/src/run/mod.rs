@@ -109,7 +109,7 @@ pub fn run(options: &Options) -> Result<Finished, RunError> {
     let mut signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
     let own_group = !options.foreground && !terminal::is_ours();
     let front = match relay::enter(&mut signals, own_group)
-        .map_err(|error| RunError::Setup("see our own children in /proc, or fork", error))?
+        .map_err(|error| RunError::Setup("fork", error))?
     {
         Role::Relay(status) => return Ok(Finished::Relayed(status)),
         Role::Supervisor(front) => front,

@@ -22,6 +22,17 @@ pub fn peek() -> io::Result<Option<Death>> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
+/// Whether we have children at all: running, stopped or not yet reaped.
+#[must_use]
+pub fn has_children() -> bool {
+    let any = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is alive for the call, which only writes to it.
+    let asked = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, any) };
+    asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
+}
+
 /// Whether a child has exited, without reaping it.
 #[must_use]
 pub fn has_exited(pid: i32) -> bool {

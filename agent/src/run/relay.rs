@@ -19,7 +19,6 @@ use super::signals::{self, Signals};
 use super::terminal;
 use crate::act::{pidfd_open, signal_child};
 use crate::pipe::ExitStatus;
-use crate::process::children;
 
 /// Which of the two processes we are from here on.
 pub enum Role {
@@ -46,10 +45,10 @@ pub fn caution(options: &Options) -> Option<&'static str> {
 ///
 /// # Errors
 ///
-/// When there is no process to be had, or ours cannot be read in `/proc`.
+/// When there is no process to be had.
 pub fn enter(signals: &mut Signals, own_group: bool) -> io::Result<Role> {
     let us = nix::unistd::getpid();
-    if us.as_raw() != 1 && children::children(us.as_raw())?.is_empty() {
+    if us.as_raw() != 1 && !reap::has_children() {
         return Ok(Role::Supervisor(None));
     }
     // SAFETY: there is one thread, so the child may do whatever the parent may.

@@ -1,13 +1,14 @@
 //! Starting the command, so that nothing about us shows in it.
 
 use std::ffi::{CString, OsString};
-use std::io::{self, Read};
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 
 use super::inherited::{sigpipe_was_ignored, was_closed};
 use super::options::User;
@@ -72,19 +73,44 @@ impl SpawnError {
     }
 }
 
-/// The steps between fork and exec that can fail, in the byte that the child reports.
-const STEPS: [&str; 8] =
-    ["execvp", "setpgid", "dup2", "prctl(PR_SET_PDEATHSIG)", "setgroups", "setgid", "setuid", "chdir"];
+/// The steps of the child that can fail.
+#[derive(Clone, Copy)]
+enum Step {
+    Setpgid,
+    Dup2,
+    Setgroups,
+    Setgid,
+    Setuid,
+    Chdir,
+    Pdeathsig,
+    Exec,
+}
 
-/// The step that has a path to be named with it.
-const CHDIR: u8 = 7;
+impl Step {
+    /// The call, as it is documented.
+    fn call(self) -> &'static str {
+        match self {
+            Step::Setpgid => "setpgid",
+            Step::Dup2 => "dup2",
+            Step::Setgroups => "setgroups",
+            Step::Setgid => "setgid",
+            Step::Setuid => "setuid",
+            Step::Chdir => "chdir",
+            Step::Pdeathsig => "prctl(PR_SET_PDEATHSIG)",
+            Step::Exec => "execvp",
+        }
+    }
+}
 
 unsafe extern "C" {
     /// environ(7), in which execvp(3) looks for PATH.
     static mut environ: *const *const libc::c_char;
 }
 
-/// Forks and executes the command. When this returns it is executing, or nothing of it is left.
+/// Starts the command. When this returns it is executing, or nothing of it is left.
+///
+/// The child borrows our memory until it executes, as that of posix_spawn(3) does: to copy it, and to
+/// have every page that we then touch copied, would cost each start a tenth of its time.
 ///
 /// Call it from the main thread: the death signal is that of the forking *thread*.
 ///
@@ -96,42 +122,59 @@ pub fn spawn(setup: &Setup<'_>) -> Result<Spawned, SpawnError> {
     let environment = setup.environment.map(|variables| strings(variables.iter().map(definition))).transpose()?;
     let directory = setup.directory.map(|path| strings([path.as_os_str().as_bytes().to_vec()])).transpose()?;
     let (arguments, environment) = (pointers(&arguments), environment.as_deref().map(pointers));
-    let prepared = Prepared {
+    let mut prepared = Prepared {
+        setup,
+        supervisor: nix::unistd::getpid(),
         arguments: &arguments,
         environment: environment.as_deref(),
         directory: directory.as_ref().and_then(|path| path.first()).map(|path| path.as_ptr()),
+        failed: None,
     };
-    let (mut said, say) = report_pipe().map_err(|error| SpawnError::System("pipe", error))?;
-    let supervisor = nix::unistd::getpid();
-
-    // SAFETY: between fork and exec the child calls only async-signal-safe functions, on memory that
-    // was made before (`prepared`, `setup`), and it never returns.
-    match unsafe { nix::unistd::fork() } {
-        Err(error) => Err(SpawnError::System("fork", error.into())),
-        Ok(ForkResult::Child) => become_command(setup, &prepared, supervisor, say.into_raw_fd()),
-        Ok(ForkResult::Parent { child }) => {
-            drop(say);
-            if setup.own_group {
-                // The child does the same: whoever comes first, the group exists before we go on.
-                let _ = nix::unistd::setpgid(child, child);
-            }
-            let mut words = [0_u8; 5];
-            match said.read_exact(&mut words) {
-                Err(_) => watch(child), // closed by exec
-                Ok(()) => {
-                    let _ = nix::sys::wait::waitpid(child, None);
-                    Err(explain(setup, words))
-                }
-            }
+    let child = start(&mut prepared).map_err(|error| SpawnError::System("clone", error))?;
+    match prepared.failed {
+        None => watch(child),
+        Some((step, error)) => {
+            let _ = nix::sys::wait::waitpid(child, None);
+            Err(explain(setup, step, error))
         }
     }
 }
 
-/// What the child needs, made before the fork: after it nothing may be allocated.
+/// What execvp(3) puts on the stack beside a copy of the arguments (of a script without `#!`): a path.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Makes the child, and returns when it has executed or ended.
+fn start(prepared: &mut Prepared<'_>) -> io::Result<Pid> {
+    let mut stack: Vec<u128> = Vec::with_capacity((STACK_BYTES + 16 * prepared.arguments.len()) / size_of::<u128>());
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    // SAFETY: `environ` is only read, as a pointer.
+    let variables = unsafe { environ };
+    // SAFETY: the stack is the child's alone, aligned, and grows down from its end; it and `prepared`
+    // live until this thread goes on (CLONE_VFORK), when the child has memory of its own or is gone.
+    // Until then it calls only async-signal-safe functions, and never returns.
+    let child = unsafe {
+        libc::clone(
+            become_command,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            std::ptr::from_mut(prepared).cast(),
+        )
+    };
+    let child = Errno::result(child);
+    // SAFETY: the child may have put the command's there; no other thread of ours looks at it.
+    unsafe { environ = variables };
+    Ok(Pid::from_raw(child?))
+}
+
+/// What the child needs, made before there is one: it may not allocate. And what it has to say.
 struct Prepared<'a> {
+    setup: &'a Setup<'a>,
+    supervisor: Pid,
     arguments: &'a [*const libc::c_char],
     environment: Option<&'a [*const libc::c_char]>,
     directory: Option<*const libc::c_char>,
+    /// The step that failed, and why.
+    failed: Option<(Step, Errno)>,
 }
 
 fn strings(texts: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<CString>, SpawnError> {
@@ -159,20 +202,15 @@ fn watch(child: Pid) -> Result<Spawned, SpawnError> {
     }
 }
 
-fn report_pipe() -> io::Result<(std::fs::File, OwnedFd)> {
-    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    Ok((read.into(), write))
-}
-
-fn explain(setup: &Setup<'_>, words: [u8; 5]) -> SpawnError {
-    let [step, number @ ..] = words;
-    let error = io::Error::from_raw_os_error(i32::from_ne_bytes(number));
-    if let (CHDIR, Some(directory)) = (step, setup.directory) {
-        let error = io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
-        return SpawnError::System("chdir", error);
-    }
-    if step != 0 {
-        return SpawnError::System(STEPS.get(usize::from(step)).copied().unwrap_or("start"), error);
+fn explain(setup: &Setup<'_>, step: Step, error: Errno) -> SpawnError {
+    let error = io::Error::from(error);
+    match (step, setup.directory) {
+        (Step::Exec, _) => {}
+        (Step::Chdir, Some(directory)) => {
+            let error = io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+            return SpawnError::System("chdir", error);
+        }
+        _ => return SpawnError::System(step.call(), error),
     }
     let name = setup.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match error.raw_os_error() {
@@ -181,55 +219,51 @@ fn explain(setup: &Setup<'_>, words: [u8; 5]) -> SpawnError {
     }
 }
 
-/// The child's way from fork to exec.
-fn become_command(setup: &Setup<'_>, prepared: &Prepared<'_>, supervisor: Pid, say: RawFd) -> ! {
-    let failed = |step: u8| -> ! {
-        let number = nix::errno::Errno::last_raw().to_ne_bytes();
-        let words = [step, number[0], number[1], number[2], number[3]];
-        // SAFETY: writes five bytes that are on our stack, then ends this process without any cleanup.
-        unsafe {
-            libc::write(say, words.as_ptr().cast(), words.len());
-            libc::_exit(125)
-        }
-    };
+/// The child's way to exec. It comes back only by what it leaves in [`Prepared`].
+extern "C" fn become_command(prepared: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `start` passes its `Prepared`, which nobody else touches while we run.
+    let prepared = unsafe { &mut *prepared.cast::<Prepared<'_>>() };
+    let step = execute(prepared);
+    prepared.failed = Some((step, Errno::last()));
+    // SAFETY: ends this process without any cleanup: what there is to clean up is our parent's.
+    unsafe { libc::_exit(125) }
+}
+
+/// Executes the command; returns with the step that failed, whose error is errno.
+fn execute(prepared: &Prepared<'_>) -> Step {
+    let setup = prepared.setup;
     // SAFETY: every call below is async-signal-safe, and gets either integers or memory that was
-    // prepared before the fork.
+    // prepared before. None but `environ` changes memory that our parent has after us.
     unsafe {
         if setup.own_group && libc::setpgid(0, 0) != 0 {
-            failed(1);
+            return Step::Setpgid;
         }
         for (fd, ours) in (0..).zip(setup.stdio) {
             match ours {
-                Some(ours) if libc::dup2(ours, fd) < 0 => failed(2),
+                Some(ours) if libc::dup2(ours, fd) < 0 => return Step::Dup2,
                 None if was_closed(usize::try_from(fd).unwrap_or(usize::MAX)) => {
                     libc::close(fd);
                 }
                 _ => {}
             }
         }
-        if let Some(user) = setup.user {
-            if libc::setgroups(user.groups.len(), user.groups.as_ptr()) != 0 {
-                failed(4);
-            }
-            if libc::setgid(user.gid) != 0 {
-                failed(5);
-            }
-            if libc::setuid(user.uid) != 0 {
-                failed(6);
-            }
+        if let Some(user) = setup.user
+            && let Err(step) = become_user(user)
+        {
+            return step;
         }
         // As that user: where it may not go, the command must not start either.
         if let Some(directory) = prepared.directory
             && libc::chdir(directory) != 0
         {
-            failed(CHDIR);
+            return Step::Chdir;
         }
         // After the change of user, which clears it.
         if let Some(signal) = setup.pdeathsig {
             if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) != 0 {
-                failed(3);
+                return Step::Pdeathsig;
             }
-            if libc::getppid() != supervisor.as_raw() {
+            if libc::getppid() != prepared.supervisor.as_raw() {
                 libc::_exit(125); // it died before it could have been told
             }
         }
@@ -244,5 +278,23 @@ fn become_command(setup: &Setup<'_>, prepared: &Prepared<'_>, supervisor: Pid, s
         }
         libc::execvp(prepared.arguments[0], prepared.arguments.as_ptr());
     }
-    failed(0)
+    Step::Exec
+}
+
+/// By the system calls themselves: the library's functions would take all threads along, and those
+/// that it knows are our parent's.
+fn become_user(user: &User) -> Result<(), Step> {
+    // SAFETY: setgroups reads as many group ids as there are; the others take integers.
+    unsafe {
+        if libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) != 0 {
+            return Err(Step::Setgroups);
+        }
+        if libc::syscall(libc::SYS_setgid, user.gid) != 0 {
+            return Err(Step::Setgid);
+        }
+        if libc::syscall(libc::SYS_setuid, user.uid) != 0 {
+            return Err(Step::Setuid);
+        }
+    }
+    Ok(())
 }
