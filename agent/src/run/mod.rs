@@ -9,6 +9,7 @@ mod drain;
 mod ending;
 pub(crate) mod feed;
 pub mod fifo;
+mod footprint;
 pub(crate) mod inherited;
 mod journal;
 pub mod matchers;
@@ -108,13 +109,12 @@ impl RunError {
 pub fn run(options: &Options) -> Result<Finished, RunError> {
     let mut signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
     let own_group = !options.foreground && !terminal::is_ours();
-    let front = match relay::enter(&mut signals, own_group)
-        .map_err(|error| RunError::Setup("fork", error))?
-    {
+    let front = match relay::enter(&mut signals, own_group).map_err(|error| RunError::Setup("fork", error))? {
         Role::Relay(status) => return Ok(Finished::Relayed(status)),
         Role::Supervisor(front) => front,
     };
-    run_here(options, signals, own_group, front, Box::new(|_| {}))
+    // While the command is on its way nobody waits for us.
+    run_here(options, signals, own_group, front, Box::new(|_| footprint::shrink()))
 }
 
 /// The same in a process of which the caller knows that it has no children and is not pid 1.

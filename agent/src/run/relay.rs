@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
+use super::footprint;
 use super::options::Options;
 use super::reap;
 use super::signals::{self, Signals};
@@ -72,6 +73,7 @@ pub fn enter(signals: &mut Signals, own_group: bool) -> io::Result<Role> {
             } else {
                 signals.share_the_group()?;
             }
+            footprint::shrink();
             stand_in_front(child.as_raw(), &supervisor, signals).map(Role::Relay)
         }
     }

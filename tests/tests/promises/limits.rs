@@ -1,5 +1,7 @@
 //! When the machine gives us nothing more: we say so, with 125, and the command is not half started.
 
+use std::io::Read as _;
+
 use nix::sys::resource::Resource;
 use pipewarden_tests::run::Run;
 use pipewarden_tests::skip::{Need, skip};
@@ -73,4 +75,24 @@ fn a_full_disk_that_is_inherited() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let ended = Run::on(&stage).stdout(full).bash("echo x || exit 9").end();
     assert_eq!(ended.code(), 9, "{}", ended.stderr.text());
+}
+
+/// What only the start needed, the parser above all, does not stay in memory for as long as the command
+/// runs. (How much is left in a release is the bench's to say.)
+#[test]
+fn a_supervisor_that_waits_has_let_go_of_what_its_start_needed() {
+    let stage = Stage::new();
+    let (mut source, write) = std::io::pipe().unwrap();
+    let run = Run::on(&stage).stdout(write).bash("echo up; exec sleep 600").start();
+    let mut line = [0; 3];
+    source.read_exact(&mut line).unwrap(); // it came through the supervisor, which is at work then
+    let status = std::fs::read_to_string(format!("/proc/{}/status", run.process.pid)).unwrap();
+    let kilobytes = |key| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let (most, now) = (kilobytes("VmHWM:"), kilobytes("VmRSS:"));
+    assert!(now + 1024 < most, "{now} kB of {most} kB");
+    run.signal(nix::sys::signal::Signal::SIGTERM);
+    let _ = run.end();
 }

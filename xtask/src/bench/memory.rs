@@ -19,7 +19,7 @@ const BUDGET_KB: u64 = 5 * 1024;
 pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
     println!("\nmemory: VmRSS of the supervisor, stdout and stderr pumped");
     let waiting = while_it_waits(plan)?;
-    let ending = during_an_ending(plan)?;
+    let (ending, peak) = during_an_ending(plan)?;
     for (what, kilobytes) in [("while the command runs", waiting), ("while it ends holders", ending)] {
         println!("  {what:24}  {kilobytes} kB");
         table.promise(
@@ -29,6 +29,8 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
             kilobytes <= BUDGET_KB,
         );
     }
+    println!("  {:24}  {peak} kB", "at its start");
+    table.aside("the same at its start, for a millisecond".to_owned(), format!("{peak} kB"));
     Ok(())
 }
 
@@ -48,8 +50,9 @@ fn while_it_waits(plan: &Plan) -> Result<u64> {
     memory
 }
 
-/// The most that is seen of it while it hunts a holder that ignores SIGTERM.
-fn during_an_ending(plan: &Plan) -> Result<u64> {
+/// The most that is seen of it while it hunts a holder that ignores SIGTERM, and the most that there was
+/// from its start on: before the command runs it parses and prepares.
+fn during_an_ending(plan: &Plan) -> Result<(u64, u64)> {
     let (source, write) = pipe()?;
     let (_errors, stderr) = pipe()?;
     let mut program = plan.pipewarden(
@@ -60,14 +63,14 @@ fn during_an_ending(plan: &Plan) -> Result<u64> {
     drop(program);
     told(&read_some(&source)?)?;
     let supervisor = Pidfd::of(&child)?;
-    let mut most = 0;
-    // VmHWM is the most there ever was: the last look before it is gone has seen all of it.
-    while !wait_for(&[supervisor.as_fd()], Instant::now() + Duration::from_millis(5))?.contains(&true) {
-        most = status_kb(child.id(), "VmHWM").unwrap_or(most);
+    let (mut most, mut peak) = (0, 0);
+    while !wait_for(&[supervisor.as_fd()], Instant::now() + Duration::from_millis(1))?.contains(&true) {
+        most = status_kb(child.id(), "VmRSS").map_or(most, |now| most.max(now));
+        peak = status_kb(child.id(), "VmHWM").unwrap_or(peak);
     }
     let status = finish(&mut child, Duration::from_secs(10))?;
     ensure!(status.success() && most > 0, "the supervisor was not seen at work: {status}");
-    Ok(most)
+    Ok((most, peak))
 }
 
 fn status_kb(pid: u32, field: &str) -> Result<u64> {
