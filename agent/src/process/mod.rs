@@ -11,6 +11,7 @@ pub mod redact;
 pub mod stat;
 pub mod table;
 pub mod wait;
+mod walk;
 
 use std::io;
 

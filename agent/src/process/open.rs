@@ -7,13 +7,10 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
 
-use super::stat::Stat;
-use super::table::{end_of, link, same_table, statx_without_sync};
+use super::table::{end_of, statx_without_sync};
+use super::walk::{self, each_table};
 use crate::pipe::End;
 
 /// A descriptor table, read through one of the threads that share it.
@@ -32,49 +29,17 @@ pub struct Table {
 /// [`is_gone`](super::is_gone) when it ended, [`is_denied`](super::is_denied) when we may not read
 /// its tables.
 pub fn tables(pid: i32) -> io::Result<Vec<Table>> {
-    let mut found: Vec<Table> = Vec::new();
-    let mut tasks = 0;
-    for tid in super::wait::tids(pid)? {
-        tasks += 1;
-        if found.iter().any(|table| same_table(table.tid, tid)) {
-            continue;
-        }
-        match table(pid, tid) {
-            Ok(table) => found.push(table),
-            Err(error) if super::is_gone(&error) => {}
-            // What is left of a thread that ended before the others has no table.
-            Err(error) if super::is_denied(&error) && Stat::thread_has_ended(pid, tid) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if tasks == 0 {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
-    }
+    let mut found = Vec::new();
+    each_table(pid, |table| {
+        let mut entries = Vec::new();
+        table.each(|_, fd, target| {
+            entries.push((fd, target.into()));
+            Ok(())
+        })?;
+        found.push(Table { tid: table.tid, entries });
+        Ok(())
+    })?;
     Ok(found)
-}
-
-fn table(pid: i32, tid: i32) -> io::Result<Table> {
-    let mut dir = folder(pid, tid)?;
-    let mut fds = Vec::new();
-    for entry in dir.iter() {
-        if let Some(fd) = entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()) {
-            fds.push(fd);
-        }
-    }
-    let mut entries = Vec::with_capacity(fds.len());
-    for fd in fds {
-        match link(dir.as_fd(), fd) {
-            Ok(target) => entries.push((fd, target.into_boxed_slice())),
-            Err(Errno::ENOENT) => {} // closed meanwhile
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(Table { tid, entries })
-}
-
-fn folder(pid: i32, tid: i32) -> io::Result<Dir> {
-    let path = format!("/proc/{pid}/task/{tid}/fd");
-    Ok(Dir::open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// What the link of one descriptor says now.
@@ -87,7 +52,7 @@ pub fn target(pid: i32, tid: i32, fd: i32) -> Option<Vec<u8>> {
 /// The end that a descriptor is on, by its open mode; nothing when it is closed or has none (`O_PATH`).
 #[must_use]
 pub fn end(pid: i32, tid: i32, fd: i32) -> Option<End> {
-    end_of(folder(pid, tid).ok()?.as_fd(), fd).ok().flatten()
+    end_of(walk::Table::of(pid, tid).ok()?.as_fd(), fd).ok().flatten()
 }
 
 /// The fdinfo of a descriptor.
@@ -120,7 +85,7 @@ pub struct File {
 /// Asks for the file behind a descriptor without asking its file system.
 #[must_use]
 pub fn file(pid: i32, tid: i32, fd: i32) -> Option<File> {
-    let stat = statx_without_sync(folder(pid, tid).ok()?.as_fd(), fd)?;
+    let stat = statx_without_sync(walk::Table::of(pid, tid).ok()?.as_fd(), fd)?;
     Some(File {
         kind: libc::mode_t::from(stat.stx_mode) & libc::S_IFMT,
         dev: libc::makedev(stat.stx_dev_major, stat.stx_dev_minor),
@@ -158,6 +123,7 @@ fn owned(make: impl FnOnce() -> libc::c_long) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::OFlag;
 
     #[test]
     fn a_table_shows_the_pipe_and_its_ends() {

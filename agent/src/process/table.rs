@@ -6,14 +6,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, readlinkat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 
-use super::stat::Stat;
+use super::walk::{Table, each_table};
 use crate::pipe::{End, Pipe, PipeId, PipeKind};
 
 /// What to look for in a table.
@@ -68,62 +66,11 @@ pub struct Found {
 /// read its tables: then nothing may be concluded from not having seen it hold.
 pub fn look(pid: i32, sought: &Sought) -> io::Result<Found> {
     let mut found = Found::default();
-    let mut read_tables: Vec<i32> = Vec::new();
-    let mut tasks = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let Some(tid) = task?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        tasks += 1;
-        if read_tables.iter().any(|other| same_table(*other, tid)) {
-            continue;
-        }
-        match look_in(pid, tid, sought, &mut found) {
-            Ok(()) => read_tables.push(tid),
-            // A thread that ended while we looked took its part of the table with it.
-            Err(error) if super::is_gone(&error) => {}
-            // What is left of a first thread that ended before the others has no table, and is no
-            // longer ours to look at.
-            Err(error) if super::is_denied(&error) && Stat::thread_has_ended(pid, tid) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if tasks == 0 {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
-    }
+    each_table(pid, |table| {
+        let tid = table.tid;
+        table.each(|dir, fd, target| look_at(dir, pid, tid, fd, target, sought, &mut found))
+    })?;
     Ok(found)
-}
-
-/// Whether two threads share one table, as far as the kernel tells us: "no" only costs time.
-pub(super) fn same_table(a: i32, b: i32) -> bool {
-    const KCMP_FILES: libc::c_int = 2; // include/uapi/linux/kcmp.h
-    // SAFETY: kcmp(2) takes five integers and touches no memory of ours.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) };
-    order == 0
-}
-
-fn look_in(pid: i32, tid: i32, sought: &Sought, found: &mut Found) -> io::Result<()> {
-    let path = format!("/proc/{pid}/task/{tid}/fd");
-    let mut dir = Dir::open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut fds = Vec::new();
-    for entry in dir.iter() {
-        if let Ok(name) = entry?.file_name().to_str()
-            && let Ok(fd) = name.parse::<i32>()
-        {
-            fds.push(fd);
-        }
-    }
-    for fd in fds {
-        match link(dir.as_fd(), fd) {
-            Ok(target) => look_at(dir.as_fd(), pid, tid, fd, &target, sought, found)?,
-            Err(Errno::ENOENT) => {} // closed meanwhile
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// What a descriptor's link says: `pipe:[4711]`, `socket:[7]`, `anon_inode:[io_uring]`, or a path.
-pub(super) fn link(dir: BorrowedFd<'_>, fd: i32) -> Result<Vec<u8>, Errno> {
-    readlinkat(dir, fd.to_string().as_str()).map(|target| target.as_bytes().to_vec())
 }
 
 fn look_at(
@@ -263,15 +210,15 @@ fn registered(pid: i32, tid: i32, fd: i32, pipes: &[Pipe]) -> Vec<PipeId> {
 ///
 /// As for [`look`].
 pub fn still_writes(pid: i32, pipe: Pipe, seen: &Hold) -> io::Result<bool> {
-    if seen.via == Via::Descriptor && pipe.kind == PipeKind::Pipe {
-        let path = format!("/proc/{pid}/task/{}/fd", seen.tid);
-        if let Ok(dir) = Dir::open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
-            for fd in &seen.fds {
-                if link(dir.as_fd(), *fd).ok().and_then(|t| pipe_number(&t)) == Some(pipe.id.ino)
-                    && end_of(dir.as_fd(), *fd).ok().flatten().is_some_and(End::writes)
-                {
-                    return Ok(true);
-                }
+    if seen.via == Via::Descriptor
+        && pipe.kind == PipeKind::Pipe
+        && let Ok(table) = Table::of(pid, seen.tid)
+    {
+        for fd in &seen.fds {
+            if table.link(*fd).ok().and_then(|t| pipe_number(&t)) == Some(pipe.id.ino)
+                && end_of(table.as_fd(), *fd).ok().flatten().is_some_and(End::writes)
+            {
+                return Ok(true);
             }
         }
     }
@@ -283,6 +230,9 @@ pub fn still_writes(pid: i32, pipe: Pipe, seen: &Hold) -> io::Result<bool> {
 mod tests {
     use super::*;
     use std::os::fd::OwnedFd;
+
+    use nix::fcntl::OFlag;
+    use nix::sys::stat::Mode;
 
     fn us() -> i32 {
         nix::unistd::getpid().as_raw()
