@@ -51,6 +51,12 @@ impl Downstream {
         Ok(Downstream { fd, tells_when_gone, way })
     }
 
+    /// The way to a pipe of a test's own.
+    #[cfg(test)]
+    pub fn to_pipe(fd: RawFd) -> Downstream {
+        Downstream { fd, tells_when_gone: false, way: Way::Pipe }
+    }
+
     /// Writes what fits now.
     ///
     /// # Errors

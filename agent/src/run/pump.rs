@@ -250,3 +250,49 @@ impl Pump {
         self.downstream.take().map(|downstream| downstream.as_raw_fd())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{PipeReader, Read, Write};
+
+    use crate::pipe::{PipeId, PipeKind};
+    use crate::run::stdio::stream_pipe;
+
+    /// A pump, its writer, and its reader's pipe, in which there is no room.
+    fn blocked_pump() -> (Pump, std::fs::File, PipeReader, usize) {
+        let (source, write) = stream_pipe().unwrap();
+        let (reader, out) = std::io::pipe().unwrap();
+        let mut downstream = Downstream::to_pipe(out.as_raw_fd());
+        let mut filled = 0;
+        while let Ok(written) = downstream.write(&[b'.'; 4096]) {
+            filled += written;
+        }
+        let pipe = Pipe { id: PipeId { dev: 0, ino: 0 }, kind: PipeKind::Pipe };
+        std::mem::forget(out); // the pump's, as our standard descriptors are
+        (Pump::new(vec![Stream::Stdout], pipe, source, downstream), write.into(), reader, filled)
+    }
+
+    #[test]
+    fn what_is_in_the_pipe_when_it_is_let_go_is_still_delivered() {
+        let (mut pump, mut writer, mut reader, filled) = blocked_pump();
+        let now = Instant::now();
+        writer.write_all(b"in hand, ").unwrap();
+        pump.turn(now).unwrap();
+        // Downstream takes nothing, and so nothing more is read.
+        writer.write_all(b"in the pipe").unwrap();
+        pump.turn(now).unwrap();
+        assert_eq!(pump.bytes, 9);
+        let source = pump.let_go().unwrap();
+        assert_eq!((pump.end(), pump.bytes, pump.undelivered()), (Some(StreamEnd::LetGo), 20, 20));
+        writer.write_all(b"for the sink").unwrap();
+        reader.read_exact(&mut vec![0; filled]).unwrap();
+        pump.turn(now).unwrap();
+        let mut arrived = [0; 20];
+        reader.read_exact(&mut arrived).unwrap();
+        assert_eq!(&arrived, b"in hand, in the pipe");
+        assert!(!pump.is_blocked() && pump.finish().is_some());
+        let mut left = [0; 64];
+        assert_eq!(nix::unistd::read(&source, &mut left).unwrap(), 12, "what came later is not ours");
+    }
+}
