@@ -194,6 +194,39 @@ fn it_has_a_group_of_its_own_in_our_session() {
     assert_eq!(run.end().code(), 0);
 }
 
+/// `--foreground`: the command stays in our group, whatever that is, and gets what the group gets.
+#[test]
+fn with_foreground_it_is_in_our_group() {
+    let stage = Stage::new();
+    let run = Run::on(&stage).options(["--foreground", "--kill-after", "10m", "--max-drain", "20m"]);
+    let run = run.fixture("tell_signals", ["SIGUSR1", "--exit", "7"]).start();
+    let _ = stage.wait("ready");
+    let (command, supervisor) = (stage.wait(COMMAND).pid, run.process.pid);
+    let stat = pipewarden_tests::kernel::stat;
+    assert_eq!((stat(command, 5), stat(command, 6)), (stat(supervisor, 5), stat(supervisor, 6)));
+    // The run leads the group, which is the test's child, not yet waited for.
+    let group = nix::unistd::Pid::from_raw(supervisor);
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGUSR2).unwrap();
+    let _ = stage.wait("SIGUSR2");
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGUSR1).unwrap();
+    let ended = run.end();
+    let told = ended.stdout.text();
+    let told: Vec<&str> = told.lines().filter(|line| line.starts_with("SIG")).collect();
+    assert_eq!((ended.code(), told), (7, vec!["SIGUSR2", "SIGUSR1"]), "each once");
+}
+
+/// ... and an ending ends what belongs to the run, not who else is in that group.
+#[test]
+fn with_foreground_an_ending_spares_who_else_is_in_our_group() {
+    let stage = Stage::new();
+    // The shell is in front of us in the group, and so is its other child.
+    let shell = "sleep 600 & \"$@\"; echo code $?; kill $! && echo it lived";
+    let run = Run::on(&stage).wrapped_in(["bash", "-c", shell, "bash"]).options(["--foreground", "--timeout", "300ms"]);
+    let ended = run.bash("sleep 601 & sleep 602").end();
+    assert_eq!(ended.stdout.text(), "code 124\nit lived\n", "{}", ended.stderr.text());
+    assert!(ended.stdout.eof, "and nobody of the run is left to hold it");
+}
+
 /// When somebody SIGKILLs us, `--pdeathsig` is the command's end.
 #[test]
 fn the_command_can_die_with_us() {

@@ -1,11 +1,14 @@
 //! Whatever 0, 1 and 2 are: the same bytes arrive in the same order, nothing that is shared is
 //! changed, nothing of ours is inherited.
 
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
 use pipewarden_tests::binaries::{UNDER_TEST, binary};
 use pipewarden_tests::shape::{Outlet, Shape};
 use pipewarden_tests::stage::Stage;
@@ -96,7 +99,7 @@ fn a_fifo_that_was_opened_twice_keeps_the_order() {
     let run = |us| {
         let stage = Stage::new();
         let stdout = Outlet::new(&stage, "fifo", Shape::Fifo);
-        let again = std::fs::OpenOptions::new().write(true).open(stage.path("fifo")).unwrap();
+        let again = OpenOptions::new().write(true).open(stage.path("fifo")).unwrap();
         let status = program(&stage, us, &["bash", "-c", TALK]).stdout(stdout.stream()).stderr(again).status().unwrap();
         (status.code(), String::from_utf8(stdout.arrived()).unwrap())
     };
@@ -109,7 +112,7 @@ fn a_file_that_was_opened_twice_is_overwritten() {
     for how in ["auto", "pump"] {
         let stage = Stage::new();
         let stdout = Outlet::new(&stage, "file", Shape::File);
-        let again = std::fs::OpenOptions::new().write(true).open(stage.path("file")).unwrap();
+        let again = OpenOptions::new().write(true).open(stage.path("file")).unwrap();
         let mut command = Command::new(binary(UNDER_TEST));
         command.args(["run", "--stdio", how, "--", "bash", "-c", "echo first; echo second >&2"]).process_group(0);
         assert!(command.stdout(stdout.stream()).stderr(again).status().unwrap().success());
@@ -151,7 +154,7 @@ fn every_shape_of_stdin() {
     // A file: the next reader goes on where the command stopped.
     let stage = Stage::new();
     std::fs::write(stage.path("file"), "one\ntwo\n").unwrap();
-    let mut file = std::fs::File::open(stage.path("file")).unwrap();
+    let mut file = File::open(stage.path("file")).unwrap();
     let output = program(&stage, true, &["head", "-n1"]).stdin(file.try_clone().unwrap()).output().unwrap();
     assert_eq!(output.stdout, b"one\n");
     assert_eq!(file.stream_position().unwrap(), 4, "head goes back to where the line ends");
@@ -162,7 +165,7 @@ fn every_shape_of_stdin() {
     into_socket.write_all(b"one\ntwo\n").unwrap();
     let output = program(&stage, true, READ).stdin(pipe.try_clone().unwrap()).output().unwrap();
     assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"pipe:[]\none\n"[..], Some(3)));
-    let given = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+    let given = OwnedFd::from(socket.try_clone().unwrap());
     let output = program(&stage, true, READ).stdin(given).output().unwrap();
     assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"socket:[]\none\n"[..], Some(3)));
     drop((into_pipe, into_socket));
@@ -171,6 +174,81 @@ fn every_shape_of_stdin() {
         rest.read_to_string(&mut text).unwrap();
         assert_eq!(text, "two\n");
     }
+}
+
+/// Whatever else stdin is: the command reads and is told what it would be without us, what it leaves is
+/// left, and the flags of what is shared stay.
+#[test]
+fn every_other_shape_of_stdin() {
+    const READ: &[&str] = &["sh", "-c", "readlink /proc/$$/fd/0 | sed 's/.*[/]//; s/[0-9]//g'; head -c 4; exit 3"];
+    type Make = fn(&Stage) -> (OwnedFd, Option<OwnedFd>);
+    let shapes: [(&str, Make); 7] = [
+        ("a FIFO", |stage| {
+            nix::unistd::mkfifo(&stage.path("fifo"), Mode::S_IRWXU).unwrap();
+            let both = OpenOptions::new().read(true).write(true).open(stage.path("fifo")).unwrap();
+            (File::open(stage.path("fifo")).unwrap().into(), Some(both.into()))
+        }),
+        ("a non-blocking pipe", |_| {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+            fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+            (read, Some(write))
+        }),
+        ("an empty non-blocking pipe", |_| {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+            std::mem::forget(write); // nothing comes, and nobody says that nothing will
+            (read, None)
+        }),
+        ("/dev/null", |_| (File::open("/dev/null").unwrap().into(), None)),
+        ("/dev/full", |_| (File::open("/dev/full").unwrap().into(), None)),
+        ("a file that is appended to", |stage| {
+            std::fs::write(stage.path("file"), "one\ntwo\n").unwrap();
+            (OpenOptions::new().read(true).append(true).open(stage.path("file")).unwrap().into(), None)
+        }),
+        ("a pipe's write end", |_| {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+            (write, Some(read))
+        }),
+    ];
+    for (name, make) in shapes {
+        let run = |us| {
+            let stage = Stage::new();
+            let (stdin, writer) = make(&stage);
+            let flags = || fcntl(&stdin, FcntlArg::F_GETFL).unwrap();
+            if let Some(writer) = &writer {
+                let _ = nix::unistd::write(writer, b"one\ntwo\n"); // not to a read end
+            }
+            let before = flags();
+            let output = program(&stage, us, READ).stdin(stdin.try_clone().unwrap()).output().unwrap();
+            assert_eq!(flags(), before, "the flags of what is shared: {name}");
+            drop(writer);
+            let mut rest = vec![0; 8];
+            let rest = nix::unistd::read(&stdin, &mut rest).map(|count| rest[..count].to_vec());
+            (output.status.code(), String::from_utf8(output.stdout), String::from_utf8(output.stderr), rest)
+        };
+        assert_eq!(run(true), run(false), "{name}");
+    }
+}
+
+/// A server that gives each of its programs the connection as all three, as sshd and inetd do.
+#[test]
+fn one_socket_for_all_three() {
+    let run = |us| {
+        let stage = Stage::new();
+        let (theirs, mut ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.write_all(b"one\ntwo\n").unwrap();
+        let stream = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
+        let script = "for i in 1 2 3; do head -c 4; echo out $i; echo err $i >&2; done; exit 3";
+        let mut command = program(&stage, us, &["sh", "-c", script]);
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        let status = command.stdin(stream()).stdout(stream()).stderr(stream()).status().unwrap();
+        drop((command, theirs));
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        (status.code(), text)
+    };
+    let expected = "one\nout 1\nerr 1\ntwo\nout 2\nerr 2\nout 3\nerr 3\n";
+    assert_eq!(run(false), (Some(3), expected.to_owned()));
+    assert_eq!(run(true), (Some(3), expected.to_owned()));
 }
 
 /// With a thousand descriptors open that the parent left: all of them reach the command, none of ours.
