@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 
 use super::stat::Stat;
+use super::wait::tids;
+use super::walk::has_one_thread;
 
 /// The children of a process, of all its threads: `/proc/PID/task/TID/children`, or on a kernel
 /// without `CONFIG_PROC_CHILDREN` whoever names it as parent.
@@ -18,10 +20,9 @@ use super::stat::Stat;
 pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     let mut answered = false;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let mut path = task?.path();
-        path.push("children");
-        match fs::read_to_string(&path) {
+    let threads = if has_one_thread(pid)? { vec![pid] } else { tids(pid)? };
+    for tid in threads {
+        match super::read_text(&format!("/proc/{pid}/task/{tid}/children")) {
             Ok(list) => {
                 answered = true;
                 found.extend(list.split_ascii_whitespace().filter_map(|n| n.parse::<i32>().ok()));

@@ -76,7 +76,7 @@ pub fn describe(pid: i32) -> std::io::Result<Description> {
 
 /// The real user id: the first number of `Uid:` in `/proc/PID/status`.
 pub(crate) fn uid(pid: i32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = super::read_text(&format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
 }
 
@@ -117,7 +117,7 @@ fn arguments(pid: i32) -> Option<(Vec<String>, bool)> {
     if Stat::read(pid).ok()?.state == 'D' {
         return None;
     }
-    let mut bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut bytes = super::read(&format!("/proc/{pid}/cmdline")).ok()?;
     while bytes.last() == Some(&0) {
         bytes.pop();
     }
@@ -144,7 +144,7 @@ pub fn withstands_sigterm(pid: i32) -> bool {
 
 fn has_signal(pid: i32, masks: &[&str], signal: i32) -> bool {
     let bit = 1_u64 << (signal - 1);
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+    super::read_text(&format!("/proc/{pid}/status")).is_ok_and(|status| {
         let masks = masks.iter().filter_map(|mask| status.lines().find_map(|line| line.strip_prefix(mask)));
         masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & bit != 0)
     })
@@ -153,14 +153,14 @@ fn has_signal(pid: i32, masks: &[&str], signal: i32) -> bool {
 /// The process that traces it, if one does (`TracerPid`).
 #[must_use]
 pub fn tracer(pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = super::read_text(&format!("/proc/{pid}/status")).ok()?;
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())?;
     (tracer != 0).then_some(tracer)
 }
 
 /// The path of the process in the v2 hierarchy, else in the first v1 hierarchy that is named.
 fn cgroup(pid: i32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let text = super::read_text(&format!("/proc/{pid}/cgroup")).ok()?;
     let v2 = text.lines().find_map(|line| line.strip_prefix("0::"));
     let v1 = || text.lines().find_map(|line| line.splitn(3, ':').nth(2));
     v2.or_else(v1).map(str::to_owned)

@@ -13,7 +13,24 @@ pub mod table;
 pub mod wait;
 mod walk;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+
+/// Most files of `/proc/PID` are smaller, in bytes.
+const USUAL: usize = 4096;
+
+/// Reads a file of `/proc`. The standard library's way asks for its size, which is 0, and so begins with
+/// 32 bytes: three times as many system calls.
+fn read(path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same as text. A program's name can be any bytes.
+fn read_text(path: &str) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&read(path)?).into_owned())
+}
 
 /// Whether an error from a file of `/proc/PID` says that the process is gone.
 ///

@@ -39,7 +39,7 @@ impl Stat {
     /// [`is_gone`](super::is_gone) when there is no such process; `InvalidData` when the kernel's
     /// answer has not the form of proc_pid_stat(5).
     pub fn read(pid: i32) -> io::Result<Stat> {
-        let bytes = fs::read(format!("/proc/{pid}/stat"))?;
+        let bytes = super::read(&format!("/proc/{pid}/stat"))?;
         Stat::parse(pid, &bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown form")))
     }
@@ -51,7 +51,7 @@ impl Stat {
     /// As for [`Stat::read`].
     pub fn read_thread(pid: i32, tid: i32) -> io::Result<Stat> {
         let path = format!("/proc/{pid}/task/{tid}/stat");
-        Stat::parse(tid, &fs::read(&path)?)
+        Stat::parse(tid, &super::read(&path)?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has an unknown form")))
     }
 
@@ -80,7 +80,7 @@ impl Stat {
     /// Whether one thread of a process has ended.
     #[must_use]
     pub fn thread_has_ended(pid: i32, tid: i32) -> bool {
-        fs::read(format!("/proc/{pid}/task/{tid}/stat"))
+        super::read(&format!("/proc/{pid}/task/{tid}/stat"))
             .is_ok_and(|bytes| Stat::parse(tid, &bytes).is_some_and(|stat| matches!(stat.state, 'Z' | 'X')))
     }
 
@@ -114,7 +114,7 @@ impl Terminal {
     /// The controlling terminal of a process, if it has one.
     #[must_use]
     pub fn of(pid: i32) -> Option<Terminal> {
-        let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let bytes = super::read(&format!("/proc/{pid}/stat")).ok()?;
         let (_, fields) = split(&bytes)?;
         let encoded = fields.get(7 - 3)?.parse::<i32>().ok().filter(|device| *device != 0)?.cast_unsigned();
         Some(Terminal {

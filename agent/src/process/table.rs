@@ -3,7 +3,6 @@
 //! Tables are read by readlink and lstat of `/proc/PID/task/TID/fd/N`, never by a stat through the
 //! link: that would wait for the file system behind it, which may be dead.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -175,9 +174,7 @@ pub(super) fn statx_without_sync(dir: BorrowedFd<'_>, fd: i32) -> Option<libc::s
 }
 
 pub(super) fn fdinfo(pid: i32, tid: i32, fd: i32) -> Option<String> {
-    fs::read(format!("/proc/{pid}/task/{tid}/fdinfo/{fd}"))
-        .ok()
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    super::read_text(&format!("/proc/{pid}/task/{tid}/fdinfo/{fd}")).ok()
 }
 
 fn fdinfo_number(pid: i32, tid: i32, fd: i32, key: &str) -> Option<u64> {
@@ -261,7 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
-        let file: OwnedFd = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap().into();
+        let file: OwnedFd = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap().into();
         let pipe = pipe_of(&file, PipeKind::Fifo);
         let found = look(us(), &Sought { pipes: vec![pipe], hidden: false }).unwrap();
         assert_eq!((found.holds.len(), found.holds[0].end), (1, End::Both));

@@ -67,7 +67,7 @@ pub fn threads(pid: i32) -> io::Result<Vec<Thread>> {
 #[must_use]
 pub fn thread(pid: i32, tid: i32) -> Option<Thread> {
     let state = Stat::read_thread(pid, tid).ok()?.state;
-    let (call, call_denied) = match fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) {
+    let (call, call_denied) = match super::read_text(&format!("/proc/{pid}/task/{tid}/syscall")) {
         Ok(text) => (parse_call(&text), false),
         Err(error) => (None, !super::is_gone(&error)),
     };
@@ -77,7 +77,7 @@ pub fn thread(pid: i32, tid: i32) -> Option<Thread> {
 /// The kernel function that a thread sleeps in, without the suffixes that a compiler adds.
 #[must_use]
 pub fn wchan(pid: i32, tid: i32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).ok()?;
+    let text = super::read_text(&format!("/proc/{pid}/task/{tid}/wchan")).ok()?;
     let name = text.trim().split('.').next().unwrap_or_default();
     // "0" is both "it runs" and "you may not know".
     (!name.is_empty() && name != "0").then(|| name.to_owned())
@@ -86,7 +86,7 @@ pub fn wchan(pid: i32, tid: i32) -> Option<String> {
 /// The kernel functions that a thread is inside of, the innermost first; none without CAP_SYS_ADMIN.
 #[must_use]
 pub fn stack(pid: i32, tid: i32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stack")).ok()?;
+    let text = super::read_text(&format!("/proc/{pid}/task/{tid}/stack")).ok()?;
     let function = |line: &str| Some(line.split_ascii_whitespace().nth(1)?.split('+').next()?.to_owned());
     Some(text.lines().filter_map(function).take(6).collect())
 }

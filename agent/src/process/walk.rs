@@ -51,8 +51,9 @@ pub(super) fn each_table(pid: i32, mut visit: impl FnMut(&mut Table) -> io::Resu
     if tids.is_empty() { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
 }
 
-/// The kernel counts threads as links of their folder, beside its two names.
-fn has_one_thread(pid: i32) -> io::Result<bool> {
+/// Whether a process has one thread alone: the kernel counts threads as links of their folder, beside
+/// the two that every folder has.
+pub(super) fn has_one_thread(pid: i32) -> io::Result<bool> {
     Ok(stat(format!("/proc/{pid}/task").as_str())?.st_nlink == 3)
 }
 

@@ -2,6 +2,16 @@
 
 use std::ffi::c_void;
 
+/// Makes all threads allocate from one heap. They are two or three and allocate little; a heap for each
+/// costs more than they ever wait. To be called before there is a second one.
+pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers, and no other thread allocates yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Takes the program's code and constants out of this process's memory: what is needed again comes
 /// back from the page cache by itself. Most of what a run ever touches it touches before its command
 /// runs, above all the parser of the command line.

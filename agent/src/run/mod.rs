@@ -107,6 +107,7 @@ impl RunError {
 ///
 /// As [`RunError`] says.
 pub fn run(options: &Options) -> Result<Finished, RunError> {
+    footprint::share_one_heap();
     let mut signals = Signals::take_over().map_err(|error| RunError::Setup("take over signals", error))?;
     let own_group = !options.foreground && !terminal::is_ours();
     let front = match relay::enter(&mut signals, own_group).map_err(|error| RunError::Setup("fork", error))? {
