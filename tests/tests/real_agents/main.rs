@@ -18,8 +18,14 @@ use pipewarden_tests::kernel;
 use pipewarden_tests::packages::target;
 use pipewarden_tests::process::Process;
 use pipewarden_tests::run::Run;
-use pipewarden_tests::skip::{Need, skip, skipped};
+use pipewarden_tests::skip::skipped;
 use pipewarden_tests::stage::Stage;
+
+mod claude;
+mod lifecycle;
+mod sidecar;
+
+use claude::Claude;
 
 const ASKED_FOR: &str = "PIPEWARDEN_REAL_AGENTS";
 
@@ -115,24 +121,16 @@ fn an_mcp_client_is_killed_in_the_middle_of_a_call() {
 #[test]
 fn what_a_claude_tool_call_leaves_behind() {
     const TEST: &str = "what_a_claude_tool_call_leaves_behind";
-    if unwanted(TEST) || skip(TEST, &[Need::Root]) {
-        return;
-    }
-    let Some(claude) = npm("claude-code", "@anthropic-ai/claude-code", "claude") else {
-        return skipped(TEST, "the claude CLI cannot be installed");
-    };
+    let Some(claude) = Claude::to_test(TEST) else { return };
     for (options, lives) in [(&[][..], true), (&["--reap", "all"], false)] {
         let stage = Stage::new();
         let sleep = unmistakable();
         let tool = format!("setsid sleep {sleep} >/dev/null 2>&1 & echo left");
-        let run = Run::on(&stage).options(options).wrapped_in(["unshare", "--net", "python3"]);
-        let run = run.wrapped_in([script("api_stand_in.py").as_os_str(), tool.as_ref()]);
-        let run = run.env("HOME", stage.folder()).env("ANTHROPIC_API_KEY", "none");
-        let run = run.env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1").env("DISABLE_AUTOUPDATER", "1");
-        let run = run.command([claude.as_os_str()]).command(["-p", "leave a process", "--allowedTools", "Bash"]);
+        let run = claude.answered(Run::on(&stage), &stage, ["--tool", &tool]).options(options);
+        let run = run.command([claude.program()]).command(["-p", "leave a process", "--allowedTools", "Bash"]);
         let ended = run.end();
         let said = format!("{}{}", ended.stdout.text(), ended.stderr.text());
-        assert_eq!((ended.code(), ended.stdout.text().trim()), (0, "All is done."), "{said}");
+        assert_eq!((ended.code(), ended.stdout.text().trim()), (0, "All is done: leave a process"), "{said}");
         assert!(ended.stdout.eof);
         let left = with_argument(&sleep);
         assert_eq!(left.as_ref().is_some_and(Process::lives), lives, "{options:?}: {said}");
