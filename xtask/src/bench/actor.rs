@@ -29,6 +29,14 @@ enum Part {
     Stay,
     /// Write so many bytes, a chunk at a time.
     Write { bytes: u64, chunk: usize },
+    /// Write so many bytes of an agent's JSON lines, at least a chunk at a time; 0 is a line at a time.
+    WriteLines {
+        bytes: usize,
+        chunk: usize,
+        /// Every line begins a tool call, where else every tenth does.
+        #[arg(long)]
+        tools: bool,
+    },
 }
 
 impl Actor {
@@ -39,6 +47,7 @@ impl Actor {
             Part::LeaveHolder { ignoring_term } => leave_holder(ignoring_term),
             Part::Stay => stay(),
             Part::Write { bytes, chunk } => write(bytes, chunk),
+            Part::WriteLines { bytes, chunk, tools } => write_lines(bytes, chunk, tools),
         }
     }
 }
@@ -81,6 +90,35 @@ fn write(bytes: u64, chunk: usize) -> Result<()> {
         let now = usize::try_from(left).unwrap_or(chunk).min(chunk);
         let written = nix::unistd::write(io::stdout(), &data[..now]).context("cannot write")?;
         left -= u64::try_from(written)?;
+    }
+    Ok(())
+}
+
+/// What claude says, shortened: a text, and a tool call.
+const TEXT: &str = r#"{"type":"assistant","message":{"id":"msg_1","role":"assistant","content":[{"type":"text","text":"The tests pass, and I looked at what they say of the result: nothing is left to be done."}],"stop_reason":null},"session_id":"bc12595f-62c5-40f9-a941-be324c681b3a"}"#;
+const TOOL: &str = r#"{"type":"assistant","message":{"id":"msg_2","role":"assistant","content":[{"type":"tool_use","id":"toolu_01","name":"Bash","input":{"command":"cargo test","description":"Run the tests"}}],"stop_reason":null},"session_id":"bc12595f-62c5-40f9-a941-be324c681b3a"}"#;
+
+fn write_lines(bytes: usize, chunk: usize, tools: bool) -> Result<()> {
+    let lines = (0..10).map(|number| if tools || number == 0 { TOOL } else { TEXT });
+    let lines: Vec<Vec<u8>> = lines.map(|line| format!("{line}\n").into_bytes()).collect();
+    let (mut left, mut data) = (bytes, Vec::with_capacity(chunk + 1024));
+    for line in lines.iter().cycle() {
+        data.extend_from_slice(line);
+        if data.len() < chunk.min(left) {
+            continue;
+        }
+        // The last line may be half of one: what arrives is counted, and that is all.
+        data.truncate(left);
+        left -= data.len();
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let written = nix::unistd::write(io::stdout(), rest).context("cannot write")?;
+            rest = &rest[written..];
+        }
+        data.clear();
+        if left == 0 {
+            break;
+        }
     }
     Ok(())
 }

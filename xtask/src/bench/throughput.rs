@@ -16,8 +16,15 @@ const ROUNDS: usize = 9;
 enum Way<'a> {
     Direct(&'a [String]),
     Cat(&'a [String]),
-    Pipewarden(&'a [String]),
+    Pipewarden(&'a [&'a str], &'a [String]),
 }
+
+/// What is looked for: in every tenth line, at the first and the last of many, and in every line.
+const MATCHED: [(&str, &[&str], bool); 3] = [
+    ("an agent's session, `--profile claude`", &["--profile", "claude"], false),
+    ("a marker in every line", &["--done-when", "json:$.type", "--done-grace", "1h"], false),
+    ("a tool call in every line, `--profile claude`", &["--profile", "claude"], true),
+];
 
 /// Measures, and says what came of it.
 pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
@@ -30,12 +37,47 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
     ] {
         compare(plan, bytes, chunk, &what, table)?;
     }
+    for (chunk, how, bytes) in [(64 * 1024, "in writes of 64 KiB", large / 4), (0, "a write for each line", large / 8)]
+    {
+        for (what, options, tools) in MATCHED {
+            let what = format!("{what}, {how}");
+            look(plan, &what, options, &lines(plan, bytes, chunk, tools), bytes, table)?;
+        }
+    }
+    Ok(())
+}
+
+/// A writer of an agent's lines.
+fn lines(plan: &Plan, bytes: u64, chunk: usize, tools: bool) -> Vec<String> {
+    let mut part = vec!["write-lines".to_owned(), bytes.to_string(), chunk.to_string()];
+    part.extend(tools.then(|| "--tools".to_owned()));
+    plan.actor(&part.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// With matchers and without.
+fn look(plan: &Plan, what: &str, options: &[&str], writer: &[String], bytes: u64, table: &mut Table) -> Result<()> {
+    let ways = [Way::Pipewarden(&[], writer), Way::Pipewarden(options, writer)];
+    let mut samples = [Samples::default(), Samples::default()];
+    for round in 0..ROUNDS {
+        for turn in 0..ways.len() {
+            let index = (round + turn) % ways.len();
+            samples[index].push(once(plan, &ways[index], bytes)?);
+        }
+    }
+    println!("  {what}");
+    for (name, samples) in ["without matchers", "with matchers"].iter().zip(&samples) {
+        println!("    {name:24}  {:>9}  {samples}", rate(bytes, samples));
+    }
+    let [without, with] = &samples;
+    let ratio = without.against(with);
+    let measured = format!("{ratio:.2}x ({} / {})", rate(bytes, with), rate(bytes, without));
+    table.promise(format!("{what}: speed against no matchers"), measured, "0.33x".to_owned(), ratio >= 1.0 / 3.0);
     Ok(())
 }
 
 fn compare(plan: &Plan, bytes: u64, chunk: usize, what: &str, table: &mut Table) -> Result<()> {
     let writer = plan.actor(&["write", &bytes.to_string(), &chunk.to_string()]);
-    let ways = [Way::Cat(&writer), Way::Pipewarden(&writer), Way::Direct(&writer)];
+    let ways = [Way::Cat(&writer), Way::Pipewarden(&[], &writer), Way::Direct(&writer)];
     let names = ["writer | cat | reader", "run -- writer | reader", "writer | reader"];
     let mut samples = [Samples::default(), Samples::default(), Samples::default()];
     for round in 0..ROUNDS {
@@ -68,7 +110,7 @@ fn once(plan: &Plan, way: &Way<'_>, expected: u64) -> Result<Duration> {
     let started = Instant::now();
     let mut children = match way {
         Way::Direct(writer) => vec![start(command(writer).stdout(write))?],
-        Way::Pipewarden(writer) => vec![start(plan.pipewarden(&[], writer).stdout(write))?],
+        Way::Pipewarden(options, writer) => vec![start(plan.pipewarden(options, writer).stdout(write))?],
         Way::Cat(writer) => {
             let (cat_reads, cat_is_written) = pipe()?;
             let writer = start(command(writer).stdout(cat_is_written))?;

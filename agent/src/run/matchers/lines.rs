@@ -18,6 +18,8 @@ pub struct Eye {
     all: Arc<Matchers>,
     /// Those that can still tell something new.
     matchers: Arc<Matchers>,
+    /// The completion markers, once there was one: after that the last word counts, and nothing else.
+    last_word: Option<Matchers>,
     /// A line that has begun and not ended.
     begun: Vec<u8>,
     /// Whether the line that has begun is too long already.
@@ -33,6 +35,7 @@ impl Eye {
         Eye {
             all: Arc::clone(&matchers),
             matchers,
+            last_word: None,
             begun: Vec::new(),
             skipping: false,
             unseen: 0,
@@ -43,6 +46,7 @@ impl Eye {
     /// Another try begins: everything is new again.
     pub fn begin_again(&mut self) {
         self.matchers = Arc::clone(&self.all);
+        self.last_word = None;
     }
 
     /// Looks at what came next.
@@ -103,31 +107,71 @@ impl Eye {
 
     /// Lines with their ends between them. Where only some can matter, the others are not even cut out.
     fn whole_lines(&mut self, text: &[u8]) {
+        let mut unheard = self.last_word.is_some().then_some(0);
         let mut at = 0;
-        while at <= text.len() {
+        while at <= text.len() && !self.matchers.is_empty() {
+            let mut candidate = None;
             if let Some(candidates) = self.matchers.candidates.as_ref().filter(|_| !self.matchers.every_line) {
-                let Some(found) = candidates.find(&text[at..]) else { return };
+                let Some(found) = candidates.find(&text[at..]) else { break };
                 let place = at + found.start();
                 at = memrchr(b'\n', &text[at..place]).map_or(at, |end| at + end + 1);
+                candidate = Some(true);
             }
             let end = memchr(b'\n', &text[at..]).map_or(text.len(), |end| at + end);
-            self.examine(&text[at..end]);
+            self.look_for_news(&text[at..end], candidate);
             at = end + 1;
+            if self.last_word.is_some() {
+                unheard.get_or_insert(at);
+            }
+        }
+        if let Some(rest) = unheard.and_then(|from| text.get(from..)) {
+            self.look_for_the_last_word(rest);
+        }
+    }
+
+    fn examine(&mut self, line: &[u8]) {
+        let was_done = self.last_word.is_some();
+        self.look_for_news(line, None);
+        if was_done {
+            self.look_for_the_last_word(line);
         }
     }
 
     /// One session and one side effect are all that can be told in a try; to go on looking for them
-    /// would mean to parse every line of an agent that writes its session into every line.
-    fn examine(&mut self, line: &[u8]) {
+    /// would mean to parse every line of an agent that writes its session into every line. And nobody
+    /// who is done begins a tool or goes idle.
+    fn look_for_news(&mut self, line: &[u8], candidate: Option<bool>) {
         let before = self.sightings.len();
-        self.matchers.examine(line, &mut self.sightings);
+        self.matchers.examine(line, candidate, &mut self.sightings);
         for sighting in &self.sightings[before..] {
-            let known = match sighting {
-                Sighting::Session(id) if is_session_id(id) => Role::SessionId,
-                Sighting::SideEffect => Role::SideEffect,
-                _ => continue,
-            };
-            self.matchers = Arc::new(self.matchers.without(known));
+            match sighting {
+                Sighting::Session(id) if is_session_id(id) => {
+                    self.matchers = Arc::new(self.matchers.only(|role| role != Role::SessionId));
+                }
+                Sighting::SideEffect => {
+                    self.matchers = Arc::new(self.matchers.only(|role| role != Role::SideEffect));
+                }
+                Sighting::Done(_) if self.last_word.is_none() => {
+                    self.last_word = Some(self.all.only(|role| role == Role::DoneWhen));
+                    self.matchers = Arc::new(self.matchers.only(|role| role == Role::SessionId));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// From the last line backwards, as far as it takes.
+    fn look_for_the_last_word(&mut self, text: &[u8]) {
+        let Some(matchers) = &self.last_word else { return };
+        if !matchers.every_line && !matchers.candidates.as_ref().is_none_or(|all| all.is_match(text)) {
+            return;
+        }
+        let before = self.sightings.len();
+        for line in text.rsplit(|byte| *byte == b'\n') {
+            matchers.examine(line, None, &mut self.sightings);
+            if self.sightings.len() > before {
+                break;
+            }
         }
     }
 }

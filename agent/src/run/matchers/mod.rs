@@ -6,17 +6,17 @@
 pub mod profile;
 
 mod lines;
+mod matcher;
 mod needed;
-
-use std::fmt;
+mod needs;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use memchr::memmem::Finder;
-use regex::bytes::Regex;
 use serde_json::Value;
-use serde_json_path::JsonPath;
 
 pub use lines::{Eye, LINE_LIMIT};
+pub use matcher::{Matcher, MatcherError};
+use needs::Needs;
 
 /// What a matcher is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,11 @@ impl Role {
     fn group(self) -> &'static str {
         if self == Role::DoneWhen { "status" } else { "id" }
     }
+
+    /// Whether a line can tell of several: each tool that begins in it is a tool.
+    fn can_come_twice(self) -> bool {
+        matches!(self, Role::ToolRunning | Role::ToolDone)
+    }
 }
 
 /// What was seen in a line.
@@ -67,136 +72,6 @@ pub enum Sighting {
     Done(Option<String>),
 }
 
-/// Why a matcher is none.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum MatcherError {
-    /// It begins with neither prefix.
-    #[error("a matcher is re:REGEX or json:JSONPATH")]
-    Kind,
-    /// The regular expression does not parse.
-    #[error("no regular expression: {0}")]
-    Regex(String),
-    /// The regular expression captures nothing where a capture is what it is for.
-    #[error("its capture is a named group: use (?<id>…)")]
-    Capture,
-    /// The query does not parse.
-    #[error("no JSONPath (RFC 9535): {0}")]
-    JsonPath(String),
-}
-
-/// One matcher.
-#[derive(Clone)]
-pub struct Matcher {
-    role: Role,
-    text: String,
-    /// The status that it stands for, whatever it captures.
-    status: Option<String>,
-    how: How,
-}
-
-#[derive(Clone)]
-enum How {
-    Regex(Regex),
-    Json {
-        query: JsonPath,
-        /// What must stand in a line for the query to find something there.
-        needed: Vec<Finder<'static>>,
-    },
-}
-
-impl Matcher {
-    /// Reads a matcher as it is written on the command line and in profiles.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it, in one line.
-    pub fn new(role: Role, text: &str) -> Result<Matcher, MatcherError> {
-        let how = if let Some(pattern) = text.strip_prefix("re:") {
-            let regex = Regex::new(pattern).map_err(|error| MatcherError::Regex(last_line(&error)))?;
-            let captures = regex.capture_names().flatten().any(|name| name == role.group());
-            if role == Role::SessionId && !captures {
-                return Err(MatcherError::Capture);
-            }
-            How::Regex(regex)
-        } else if let Some(query) = text.strip_prefix("json:") {
-            let needed = needed::literals(query).iter().map(|literal| Finder::new(literal).into_owned()).collect();
-            let query = JsonPath::parse(query).map_err(|error| MatcherError::JsonPath(last_line(&error)))?;
-            How::Json { query, needed }
-        } else {
-            return Err(MatcherError::Kind);
-        };
-        Ok(Matcher { role, text: text.to_owned(), status: None, how })
-    }
-
-    /// The same, standing for this status.
-    #[must_use]
-    pub fn with_status(self, status: &str) -> Matcher {
-        Matcher { status: Some(status.to_owned()), ..self }
-    }
-
-    /// What it is for.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    /// Whether the line can match at all: cheap, and never wrong when it says no.
-    fn is_possible(&self, line: &[u8], has_escapes: &mut Option<bool>) -> bool {
-        match &self.how {
-            How::Regex(_) => true,
-            How::Json { needed, .. } => {
-                needed.iter().all(|finder| finder.find(line).is_some())
-                    // Any character of a JSON string can be written as an escape.
-                    || *has_escapes.get_or_insert_with(|| memchr::memmem::find(line, needed::ESCAPE).is_some())
-            }
-        }
-    }
-
-    fn is_json(&self) -> bool {
-        matches!(self.how, How::Json { .. })
-    }
-
-    /// The captures of a line, at most so many; none where it does not match.
-    fn find(&self, line: &[u8], value: Option<&Value>, most: usize) -> Vec<Option<String>> {
-        match &self.how {
-            // To look for captures costs memory; nearly every line has none.
-            How::Regex(regex) if !regex.is_match(line) => Vec::new(),
-            How::Regex(regex) => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let capture = |found: regex::bytes::Captures<'_>| {
-                    found.name(self.role.group()).map(|group| text(group.as_bytes()))
-                };
-                regex.captures_iter(line).take(most).map(capture).collect()
-            }
-            How::Json { query, .. } => {
-                let nodes = value.map(|value| query.query(value));
-                nodes.into_iter().flatten().take(most).map(|node| Some(as_text(node))).collect()
-            }
-        }
-    }
-
-    fn sightings(&self, line: &[u8], value: Option<&Value>, found: &mut Vec<Sighting>) {
-        // Several tools can begin in one line, and each of them is a tool.
-        let several = matches!(self.role, Role::ToolRunning | Role::ToolDone);
-        let mut captures = self.find(line, value, if several { usize::MAX } else { 1 }).into_iter();
-        match self.role {
-            Role::ToolRunning => found.extend(captures.map(Sighting::ToolStarted)),
-            Role::ToolDone => found.extend(captures.map(Sighting::ToolEnded)),
-            Role::SideEffect => found.extend(captures.next().map(|_| Sighting::SideEffect)),
-            Role::SessionId => found.extend(captures.next().flatten().map(Sighting::Session)),
-            Role::DoneWhen => {
-                found.extend(captures.next().map(|capture| Sighting::Done(self.status.clone().or(capture))));
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Matcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.role.option(), self.text)
-    }
-}
-
 /// The longest session id that we take for one, in bytes.
 const ID_LIMIT: usize = 256;
 
@@ -205,21 +80,6 @@ const ID_LIMIT: usize = 256;
 #[must_use]
 pub fn is_session_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= ID_LIMIT && !id.starts_with('-') && id.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// A capture: what a string says, and anything else as JSON writes it.
-fn as_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// The parsers draw pictures of where they stopped; the last line says why.
-fn last_line(error: &dyn fmt::Display) -> String {
-    let text = error.to_string();
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// All matchers of a run.
@@ -232,6 +92,8 @@ pub struct Matchers {
     candidates: Option<AhoCorasick>,
     /// Whether some matcher cares for every line.
     every_line: bool,
+    /// What the queries need of a line to begin with.
+    needs: Needs,
 }
 
 impl Matchers {
@@ -239,14 +101,18 @@ impl Matchers {
     #[must_use]
     pub fn new(list: Vec<Matcher>, stderr: bool) -> Matchers {
         let candidates = candidates(&list);
-        let every_line = candidates.is_none() || list.iter().any(|matcher| !matcher.is_json());
-        Matchers { list, stderr, candidates, every_line }
+        let every_line = candidates.is_none() || list.iter().any(|matcher| matcher.words().is_none());
+        let mut needs = Needs::default();
+        for matcher in &list {
+            needs.add(matcher.needs_first());
+        }
+        Matchers { list, stderr, candidates, every_line, needs: needs.settled() }
     }
 
-    /// Those that are left when everything is known that this role can tell.
+    /// Those of the roles that are left.
     #[must_use]
-    fn without(&self, role: Role) -> Matchers {
-        let list = self.list.iter().filter(|matcher| matcher.role != role).cloned().collect();
+    fn only(&self, is_left: impl Fn(Role) -> bool) -> Matchers {
+        let list = self.list.iter().filter(|matcher| is_left(matcher.role())).cloned().collect();
         Matchers::new(list, self.stderr)
     }
 
@@ -259,7 +125,7 @@ impl Matchers {
     /// Whether one has that role.
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
-        self.list.iter().any(|matcher| matcher.role == role)
+        self.list.iter().any(|matcher| matcher.role() == role)
     }
 
     /// Whether stderr is looked at.
@@ -268,24 +134,42 @@ impl Matchers {
         self.stderr
     }
 
-    /// What a line says, without its line end.
-    fn examine(&self, line: &[u8], found: &mut Vec<Sighting>) {
+    /// What a line says, without its line end. Whether it is a candidate may be known already.
+    fn examine(&self, line: &[u8], candidate: Option<bool>, found: &mut Vec<Sighting>) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let (mut parsed, mut has_escapes, mut json) = (None, None, None);
+        let mut document = Document { line, needs: &self.needs, read: None, whole: None };
+        let (mut has_escapes, mut candidate) = (None, candidate);
         let mut is_candidate =
-            || *json.get_or_insert_with(|| self.candidates.as_ref().is_none_or(|all| all.is_match(line)));
+            || *candidate.get_or_insert_with(|| self.candidates.as_ref().is_none_or(|all| all.is_match(line)));
         for matcher in &self.list {
-            if (matcher.is_json() && !is_candidate()) || !matcher.is_possible(line, &mut has_escapes) {
+            if matcher.words().is_some() && !(is_candidate() && matcher.is_possible(line, &mut has_escapes)) {
                 continue;
             }
-            // Once a line, however many matchers want it.
-            let value = if matcher.is_json() {
-                parsed.get_or_insert_with(|| serde_json::from_slice::<Value>(line).ok()).as_ref()
-            } else {
-                None
-            };
-            matcher.sightings(line, value, found);
+            matcher.sightings(&mut document, found);
         }
+    }
+}
+
+/// A line as the queries see it: read once, however many of them look at it.
+struct Document<'a> {
+    line: &'a [u8],
+    needs: &'a Needs,
+    read: Option<Option<Value>>,
+    whole: Option<Option<Value>>,
+}
+
+impl Document<'_> {
+    /// What the queries need to begin with; nothing if the line is no JSON.
+    fn read(&mut self) -> Option<&Value> {
+        self.read.get_or_insert_with(|| self.needs.read(self.line)).as_ref()
+    }
+
+    /// All of it.
+    fn whole(&mut self) -> Option<&Value> {
+        if self.needs.is_all() {
+            return self.read();
+        }
+        self.whole.get_or_insert_with(|| serde_json::from_slice(self.line).ok()).as_ref()
     }
 }
 
@@ -295,11 +179,9 @@ fn candidates(list: &[Matcher]) -> Option<AhoCorasick> {
     if !list.iter().any(Matcher::is_json) {
         return None;
     }
-    let mut keys = needed::ESCAPES.to_vec();
-    for matcher in list {
-        if let How::Json { needed, .. } = &matcher.how {
-            keys.push(needed.iter().map(Finder::needle).max_by_key(|key| rarity(key))?);
-        }
+    let mut keys: Vec<&[u8]> = needed::ESCAPES.to_vec();
+    for words in list.iter().filter_map(Matcher::words) {
+        keys.push(words.iter().map(Finder::needle).max_by_key(|key| rarity(key))?);
     }
     keys.sort_unstable();
     keys.dedup();

@@ -35,7 +35,7 @@ fn is_spelt_one_way(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ' | ':')
 }
 
-enum Segment<'a> {
+pub(super) enum Segment<'a> {
     /// A member of this name.
     Name(&'a str),
     /// Children that fulfil this.
@@ -45,7 +45,7 @@ enum Segment<'a> {
 }
 
 /// The next segment of a query, as long as it is one of the simple kinds.
-fn next_segment(text: &str) -> Option<(Segment<'_>, &str)> {
+pub(super) fn next_segment(text: &str) -> Option<(Segment<'_>, &str)> {
     if let Some(rest) = text.strip_prefix('.') {
         // A descendant of that name is a member of that name somewhere.
         let rest = rest.strip_prefix('.').filter(|name| !name.starts_with('[')).unwrap_or(rest);
@@ -102,14 +102,14 @@ fn compared(condition: &str) -> Vec<String> {
 }
 
 /// A whole text that is one quoted string without escapes.
-fn quoted(text: &str) -> Option<&str> {
+pub(super) fn quoted(text: &str) -> Option<&str> {
     let quote = text.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
     let inside = text.get(1..text.len().checked_sub(1)?)?;
     (text.len() > 2 && text.ends_with(quote) && !inside.contains([quote, '\\'])).then_some(inside)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -153,7 +153,7 @@ mod tests {
             .prop_map(str::to_owned)
     }
 
-    fn documents() -> impl Strategy<Value = Value> {
+    pub(in super::super) fn documents() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![words().prop_map(Value::from), any::<bool>().prop_map(Value::from), Just(Value::Null)];
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
@@ -164,7 +164,7 @@ mod tests {
         })
     }
 
-    fn queries() -> impl Strategy<Value = String> {
+    pub(in super::super) fn queries() -> impl Strategy<Value = String> {
         let operand = prop_oneof![
             words().prop_map(|word| format!("'{word}'")),
             words().prop_map(|word| format!("@['{word}']")),

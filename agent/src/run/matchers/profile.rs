@@ -173,7 +173,7 @@ mod tests {
         for (name, text) in BUILT_IN {
             let profile = read(name, text).unwrap();
             for role in [Role::SessionId, Role::SideEffect, Role::ToolRunning, Role::ToolDone, Role::DoneWhen] {
-                assert!(profile.matchers.iter().any(|matcher| matcher.role == role), "{name} lacks {role:?}");
+                assert!(profile.matchers.iter().any(|matcher| matcher.role() == role), "{name} lacks {role:?}");
             }
         }
     }

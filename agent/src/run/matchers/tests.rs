@@ -41,11 +41,12 @@ fn a_regex_captures_by_name() {
 
 #[test]
 fn a_query_captures_its_first_node() {
-    let matchers = matchers(&[(Role::DoneWhen, "json:$.status"), (Role::SessionId, "json:$['a','b']")]);
-    let text = b"{\"status\":\"ok\"}\n{\"status\":0}\n{\"status\":true}\n{\"b\":\"x\",\"a\":7}\nno json {\"status\":1}\n[]\n\n\xff\n";
+    let matchers = matchers(&[(Role::ToolDone, "json:$.id"), (Role::SessionId, "json:$['a','b']")]);
+    let text = b"{\"id\":\"ok\"}\n{\"id\":0}\n{\"id\":true}\n{\"b\":\"x\",\"a\":7}\nno json {\"id\":1}\n[]\n\n\xff\n";
+    let ended = |id: &str| Sighting::ToolEnded(Some(id.into()));
     assert_eq!(
         seen_in(&matchers, text, 1024),
-        vec![done("ok"), done("0"), done("true"), Sighting::Session("7".into())]
+        vec![ended("ok"), ended("0"), ended("true"), Sighting::Session("7".into())]
     );
 }
 
@@ -90,6 +91,44 @@ fn what_is_known_is_not_looked_for_again_in_that_try() {
     eye.begin_again();
     eye.look(b"{\"session\":\"c\"}\nwrote\n");
     assert_eq!(eye.take(), vec![session("c"), Sighting::SideEffect]);
+}
+
+/// Whoever is done goes neither idle nor begins a tool: from then on only the last marker of what comes
+/// at once is looked for, from its end, and the session if it was not told.
+#[test]
+fn after_the_marker_only_the_last_word_counts() {
+    let list = [
+        (Role::DoneWhen, "json:$.status"),
+        (Role::SessionId, "json:$.session"),
+        (Role::SideEffect, "re:^wrote"),
+        (Role::ToolRunning, r"re:^tool (?<id>\d+)"),
+    ];
+    let mut eye = Eye::new(matchers(&list));
+    eye.look(b"{\"status\":1}\ntool 1\nwrote\n{\"status\":2}\n{\"session\":\"a\"}\n{\"status\":3}\nx\n{\"stat");
+    assert_eq!(eye.take(), vec![done("1"), Sighting::Session("a".into()), done("3")]);
+    eye.look(b"us\":4}\n{\"status\":5}\n{\"status\":6}\n\nwrote\n");
+    assert_eq!(eye.take(), vec![done("4"), done("6")]);
+    eye.begin_again();
+    eye.look(b"wrote\ntool 1\n");
+    assert_eq!(eye.take(), vec![Sighting::SideEffect, Sighting::ToolStarted(Some("1".into()))]);
+}
+
+/// A tool's end says "result" as well; that the line is none is told without the whole of it.
+#[test]
+fn a_condition_on_the_line_is_looked_at_first() {
+    let matchers = matchers(&[
+        (Role::DoneWhen, "json:$[?$.type == 'result' && @ == $.subtype]"),
+        (Role::ToolDone, "json:$.content[?$.type == 'user' && @.type == 'tool_result'].tool_use_id"),
+    ]);
+    assert!(!matchers.needs.is_all());
+    let text = concat!(
+        r#"{"type":"user","subtype":"result","content":[{"type":"tool_result","tool_use_id":"a"}]}"#,
+        "\n",
+        r#"{"type":"assistant","content":[{"type":"tool_result","tool_use_id":"b"}]}"#,
+        "\n",
+        r#"{"subtype":"well","type":"result"}"#,
+    );
+    assert_eq!(seen_in(&matchers, text.as_bytes(), 9), vec![Sighting::ToolEnded(Some("a".into())), done("well")]);
 }
 
 #[test]
@@ -209,10 +248,13 @@ proptest! {
                 expected.extend(value["subtype"].as_str().map(done));
             }
         }
-        prop_assert_eq!(seen_in(&quick, &text, piece), expected.clone());
+        // Of all markers the first and the last count.
+        let ends = |all: Vec<Sighting>| (all.first().cloned(), all.last().cloned());
+        let expected = ends(expected);
+        prop_assert_eq!(ends(seen_in(&quick, &text, piece)), expected.clone());
         // With a matcher that needs every line, every line is looked at.
         let thorough = matchers(&[(Role::DoneWhen, query), (Role::SideEffect, "re:^never$")]);
         prop_assert!(thorough.every_line);
-        prop_assert_eq!(seen_in(&thorough, &text, piece), expected);
+        prop_assert_eq!(ends(seen_in(&thorough, &text, piece)), expected);
     }
 }
