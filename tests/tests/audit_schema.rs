@@ -60,7 +60,14 @@ fn act(action: Action, reason: Reason) -> Box<Act> {
 
 fn on_fifo(end: End) -> Box<OnFifo> {
     let pipe = Pipe { kind: PipeKind::Fifo, ..pipe() };
-    let detail = FifoUse { path: "/run/in".into(), end, writers: Some(1), why: None };
+    let detail = FifoUse {
+        path: "/run/in".into(),
+        end,
+        writers: Some(1),
+        why: None,
+        since_start_us: Some(1_250_000),
+        quiet_us: Some(900),
+    };
     Box::new(OnFifo { process: None, pipe: PipeSeen::new(pipe, None), detail })
 }
 

@@ -209,6 +209,12 @@ pub struct FifoUse {
     /// Why, where it was our doing (`command exited`, `fifo close`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// How long before the command had been started, in microseconds; absent before its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_start_us: Option<u64>,
+    /// How long before the command had last written anything, in microseconds; absent where it had not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_us: Option<u64>,
 }
 
 /// `tracker.attached`: the source in use from here on.

@@ -12,10 +12,10 @@ use super::options::Options;
 use super::report::{HolderReport, Report, Roll};
 use crate::act::{self, Ground, Refusal, Warrant};
 use crate::audit::detail::{
-    self, Attached, Degraded, Escape, Exited, FifoUse, Finished, Idle, Reseeded, Restart, Retried, Started,
+    self, Attached, Degraded, Escape, Exited, Finished, Idle, Reseeded, Restart, Retried, Started,
 };
 use crate::audit::evidence::{Decision, Evidence, PipeSeen, Reason, RunSeen, Scope, Verified};
-use crate::audit::record::{Act, Event, OnFifo};
+use crate::audit::record::{Act, Event};
 use crate::audit::{ACT_WAIT, Log};
 use crate::ownership::events::Names;
 use crate::ownership::{Holder, Lineage};
@@ -191,15 +191,12 @@ impl Journal {
         self.note(Event::RunRetried { detail });
     }
 
-    /// Something happened to the FIFO that the run owns.
-    pub fn fifo(&mut self, path: &Path, pipe: Pipe, event: fifo::Event) {
-        if !self.log.is_on() {
-            return;
+    /// Something happened to the FIFO that the run owns, this long after the command last wrote.
+    pub fn fifo(&mut self, path: &Path, pipe: Pipe, event: fifo::Event, quiet: Option<Duration>) {
+        if self.log.is_on() {
+            let moment = (self.attempt > 0).then(|| fifo::Moment { since_start: self.began.elapsed(), quiet });
+            self.note(event.recorded(path, pipe, moment));
         }
-        let detail =
-            FifoUse { path: path.display().to_string(), end: event.end, writers: event.writers, why: event.why };
-        let what = Box::new(OnFifo { process: event.process, pipe: PipeSeen::new(pipe, None), detail });
-        self.note(if event.opened { Event::FifoOpened(what) } else { Event::FifoClosed(what) });
     }
 
     /// The command exited.

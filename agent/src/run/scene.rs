@@ -211,8 +211,9 @@ impl Scene {
 
     fn note_fifo(&mut self) {
         let Some(fifo) = self.feed.as_mut().and_then(Feed::fifo) else { return };
+        let quiet = self.pumps.iter().filter_map(|pump| pump.last_bytes).max().map(|last| last.elapsed());
         for event in fifo.events() {
-            self.journal.fifo(&fifo.path, fifo.pipe, event);
+            self.journal.fifo(&fifo.path, fifo.pipe, event, quiet);
         }
     }
 

@@ -96,4 +96,8 @@ fn a_sidecar_with_claude_loses_nothing_and_ends_in_order() {
     assert!(at("agent: stopping") < at("shipper: stopping"), "{}", ended.log);
     assert!(!ended.log.contains("takes too long"), "each inside its bound: {}", ended.log);
     assert!(!stage.path("fifo").exists(), "the FIFO goes with the sidecar");
+    let log = lines(&fs::read_to_string(&audit).unwrap());
+    let count = |event: &str| log.iter().filter(|one| one["event"] == event && one["name"] == "agent").count();
+    assert!(count("fifo.opened") > expected.len(), "the manager, and the endpoint for each message: {log:#?}");
+    assert!(count("fifo.closed") > 0, "{log:#?}");
 }

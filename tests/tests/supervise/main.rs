@@ -5,6 +5,7 @@
 
 mod control;
 mod exits;
+mod input;
 mod no_pipe_is_leaked;
 mod order;
 mod output;

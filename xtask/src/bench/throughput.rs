@@ -22,7 +22,7 @@ enum Way<'a> {
 /// What is looked for: in every tenth line, at the first and the last of many, and in every line.
 const MATCHED: [(&str, &[&str], bool); 3] = [
     ("an agent's session, `--profile claude`", &["--profile", "claude"], false),
-    ("a marker in every line", &["--done-when", "json:$.type", "--done-grace", "1h"], false),
+    ("a marker in every line", &["--done-when", "re:assistant", "--done-grace", "1h"], false),
     ("a tool call in every line, `--profile claude`", &["--profile", "claude"], true),
 ];
 

@@ -10,6 +10,7 @@ mod who;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -19,7 +20,10 @@ use nix::sys::stat::{Mode, fstat, fstatat};
 pub use control::{Ask, At, Client, Status, Use, owner};
 
 use super::feed::{Closing, readable};
-use crate::audit::record::Time;
+use crate::audit;
+use crate::audit::detail::FifoUse;
+use crate::audit::evidence::PipeSeen;
+use crate::audit::record::{OnFifo, Time};
 use crate::pipe::{End, Pipe, PipeId, PipeKind};
 use crate::process::describe::Description;
 use control::Server;
@@ -55,6 +59,33 @@ pub struct Event {
     pub writers: Option<u32>,
     /// Why, where it was our doing.
     pub why: Option<String>,
+}
+
+/// How a moment lies to the command's life: what one wants to know when it hangs.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Since the command was started.
+    pub since_start: Duration,
+    /// Since it last wrote anything, if it has.
+    pub quiet: Option<Duration>,
+}
+
+impl Event {
+    /// The record of it.
+    #[must_use]
+    pub fn recorded(self, path: &Path, pipe: Pipe, moment: Option<Moment>) -> audit::Event {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let detail = FifoUse {
+            path: path.display().to_string(),
+            end: self.end,
+            writers: self.writers,
+            why: self.why,
+            since_start_us: moment.map(|moment| micros(moment.since_start)),
+            quiet_us: moment.and_then(|moment| moment.quiet).map(micros),
+        };
+        let what = Box::new(OnFifo { process: self.process, pipe: PipeSeen::new(pipe, None), detail });
+        if self.opened { audit::Event::FifoOpened(what) } else { audit::Event::FifoClosed(what) }
+    }
 }
 
 /// The FIFO.

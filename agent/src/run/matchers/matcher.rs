@@ -54,6 +54,8 @@ struct Query {
     members: Option<Vec<String>>,
     /// What must stand in a line for the query to find something there.
     words: Vec<Finder<'static>>,
+    /// That of them which is to be expected in the fewest lines.
+    best: Option<String>,
     /// What else must be so.
     conditions: Vec<Condition>,
     needs: Needs,
@@ -75,9 +77,12 @@ impl Matcher {
             How::Regex { regex, captures }
         } else if let Some(query) = text.strip_prefix("json:") {
             let path = JsonPath::parse(query).map_err(|error| MatcherError::JsonPath(last_line(&error)))?;
-            let words = needed::literals(query).iter().map(|literal| Finder::new(literal).into_owned()).collect();
+            let (texts, names) = needed::literals(query);
+            let best = texts.iter().max_by_key(|text| rarity(text)).or(names.iter().max_by_key(|name| rarity(name)));
+            let best = best.cloned();
+            let words = texts.iter().chain(&names).map(|word| Finder::new(word).into_owned()).collect();
             let ((needs, conditions), members) = (needs::of(query), needs::members(query));
-            How::Json(Box::new(Query { path, members, words, conditions, needs }))
+            How::Json(Box::new(Query { path, members, words, best, conditions, needs }))
         } else {
             return Err(MatcherError::Kind);
         };
@@ -96,17 +101,23 @@ impl Matcher {
         self.role
     }
 
-    /// What must stand in a line for it to match; nothing where it is no query.
-    pub(super) fn words(&self) -> Option<&[Finder<'static>]> {
+    /// Whether it is a query.
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self.how, How::Json(_))
+    }
+
+    /// A word without which no line matches; nothing where there is none that we know.
+    pub(super) fn best_word(&self) -> Option<&str> {
         match &self.how {
             How::Regex { .. } => None,
-            How::Json(query) => Some(&query.words),
+            How::Json(query) => query.best.as_deref(),
         }
     }
 
     /// Whether a query can find anything in the line: cheap, and never wrong when it says no.
     pub(super) fn is_possible(&self, line: &[u8], has_escapes: &mut Option<bool>) -> bool {
-        self.words().unwrap_or_default().iter().all(|word| word.find(line).is_some())
+        let How::Json(query) = &self.how else { return true };
+        query.words.iter().all(|word| word.find(line).is_some())
             // Any character of a JSON string can be written as an escape.
             || *has_escapes.get_or_insert_with(|| memchr::memmem::find(line, needed::ESCAPE).is_some())
     }
@@ -181,6 +192,12 @@ impl fmt::Debug for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.role.option(), self.text)
     }
+}
+
+/// How seldom a text can be expected to stand in a line: `tool_use` is an agent's own word, `assistant`
+/// is everywhere. A wrong guess costs time only.
+fn rarity(word: &str) -> (bool, usize) {
+    (word.contains(['_', '.', '-']), word.len())
 }
 
 /// A capture: what a string says, and anything else as JSON writes it.

@@ -11,7 +11,6 @@ mod needed;
 mod needs;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use memchr::memmem::Finder;
 use serde_json::Value;
 
 pub use lines::{Eye, LINE_LIMIT};
@@ -101,7 +100,7 @@ impl Matchers {
     #[must_use]
     pub fn new(list: Vec<Matcher>, stderr: bool) -> Matchers {
         let candidates = candidates(&list);
-        let every_line = candidates.is_none() || list.iter().any(|matcher| matcher.words().is_none());
+        let every_line = candidates.is_none() || !list.iter().all(Matcher::is_json);
         let mut needs = Needs::default();
         for matcher in &list {
             needs.add(matcher.needs_first());
@@ -142,7 +141,10 @@ impl Matchers {
         let mut is_candidate =
             || *candidate.get_or_insert_with(|| self.candidates.as_ref().is_none_or(|all| all.is_match(line)));
         for matcher in &self.list {
-            if matcher.words().is_some() && !(is_candidate() && matcher.is_possible(line, &mut has_escapes)) {
+            // Once it is read, what it says is sooner found there than words in the line.
+            if matcher.is_json()
+                && (!is_candidate() || !(document.read.is_some() || matcher.is_possible(line, &mut has_escapes)))
+            {
                 continue;
             }
             matcher.sightings(&mut document, found);
@@ -180,19 +182,13 @@ fn candidates(list: &[Matcher]) -> Option<AhoCorasick> {
         return None;
     }
     let mut keys: Vec<&[u8]> = needed::ESCAPES.to_vec();
-    for words in list.iter().filter_map(Matcher::words) {
-        keys.push(words.iter().map(Finder::needle).max_by_key(|key| rarity(key))?);
+    for matcher in list.iter().filter(|matcher| matcher.is_json()) {
+        keys.push(matcher.best_word()?.as_bytes());
     }
     keys.sort_unstable();
     keys.dedup();
     // Only this way of matching has the fast search for several words at once.
     AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(keys).ok()
-}
-
-/// How seldom a word can be expected to stand in a line: `tool_use` is an agent's own word, `assistant`
-/// and `message` are everywhere. A wrong guess costs time only.
-fn rarity(word: &[u8]) -> (bool, usize) {
-    (word.iter().any(|byte| matches!(byte, b'_' | b'.' | b'-')), word.len())
 }
 
 #[cfg(test)]

@@ -11,23 +11,30 @@ pub const ESCAPES: [&[u8]; 6] = [b"\\u002", b"\\u003", b"\\u004", b"\\u005", b"\
 pub const ESCAPE: &[u8] = b"\\u00";
 
 /// Words that every matching line contains, or one of the [`ESCAPES`]; none where the query is too involved
-/// for us to tell.
+/// for us to tell. Texts that something is compared with come first: they tell lines apart, where the
+/// names of members are in most of them.
 #[must_use]
-pub fn literals(query: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let Some(mut rest) = query.trim().strip_prefix('$') else { return words };
+pub fn literals(query: &str) -> (Vec<String>, Vec<String>) {
+    let (mut texts, mut names) = (Vec::new(), Vec::new());
+    walk(query, &mut texts, &mut names);
+    for words in [&mut texts, &mut names] {
+        words.retain(|word| word.len() > 1 && word.chars().all(is_spelt_one_way));
+        words.sort();
+        words.dedup();
+    }
+    (texts, names)
+}
+
+fn walk(query: &str, texts: &mut Vec<String>, names: &mut Vec<String>) {
+    let Some(mut rest) = query.trim().strip_prefix('$') else { return };
     while let Some((segment, after)) = next_segment(rest) {
         match segment {
-            Segment::Name(name) => words.push(name.to_owned()),
-            Segment::Filter(condition) => words.extend(compared(condition)),
+            Segment::Name(name) => names.push(name.to_owned()),
+            Segment::Filter(condition) => compared(condition, texts, names),
             Segment::Anything => {}
         }
         rest = after;
     }
-    words.retain(|word| word.len() > 1 && word.chars().all(is_spelt_one_way));
-    words.sort();
-    words.dedup();
-    words
 }
 
 /// Whether a character has no short escape in JSON, as `/` and `"` have.
@@ -88,17 +95,38 @@ fn bracketed(text: &str) -> Option<&str> {
 }
 
 /// The words that a conjunction of comparisons needs.
-fn compared(condition: &str) -> Vec<String> {
+fn compared(condition: &str, texts: &mut Vec<String>, names: &mut Vec<String>) {
     // With an "or", a "not", a function or anything in parentheses no single word is needed.
     if condition.contains(['|', '!', '(']) {
-        return Vec::new();
+        return;
     }
-    let sides = |part: &str| -> Option<String> {
-        let (left, right) = part.split_once("==")?;
-        let literal = quoted(left.trim()).or_else(|| quoted(right.trim()))?;
-        Some(literal.to_owned())
-    };
-    condition.split("&&").filter_map(sides).collect()
+    for part in condition.split("&&") {
+        let Some((left, right)) = part.split_once("==") else { continue };
+        let sides = [left.trim(), right.trim()];
+        for (one, other) in [(sides[0], sides[1]), (sides[1], sides[0])] {
+            // What is equal to something that there is, is there too.
+            if let Some(text) = quoted(one) {
+                texts.push(text.to_owned());
+                names.extend(along(other));
+            } else if one == "@" {
+                names.extend(along(other));
+            }
+        }
+    }
+}
+
+/// The members that a path leads along.
+fn along(path: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let Some(mut rest) = path.strip_prefix(['$', '@']) else { return names };
+    while let Some((segment, after)) = next_segment(rest) {
+        match segment {
+            Segment::Name(name) => names.push(name.to_owned()),
+            Segment::Anything | Segment::Filter(_) => {}
+        }
+        rest = after;
+    }
+    names
 }
 
 /// A whole text that is one quoted string without escapes.
@@ -117,16 +145,20 @@ pub(super) mod tests {
 
     #[test]
     fn simple_queries_tell_what_they_need() {
-        for (query, expected) in [
-            ("$.session_id", vec!["session_id"]),
-            ("$['session_id']", vec!["session_id"]),
-            ("$[?$.type=='result' && @ == $.subtype]", vec!["result"]),
-            ("$.message.content[?@.type=='tool_use'].id", vec!["content", "id", "message", "tool_use"]),
-            ("$[0][*].*.name", vec!["name"]),
-            ("$.a.bc", vec!["bc"]),
-            ("$..session_id", vec!["session_id"]),
-            ("$..*.name", vec!["name"]),
+        for (query, texts, names) in [
+            ("$.session_id", vec![], vec!["session_id"]),
+            ("$['session_id']", vec![], vec!["session_id"]),
+            ("$[?$.type=='result' && @ == $.subtype]", vec!["result"], vec!["subtype", "type"]),
+            ("$.message.content[?@.type=='tool_use'].id", vec!["tool_use"], vec!["content", "id", "message", "type"]),
+            ("$[0][*].*.name", vec![], vec!["name"]),
+            ("$.a.bc", vec![], vec!["bc"]),
+            ("$..session_id", vec![], vec!["session_id"]),
+            ("$..*.name", vec![], vec!["name"]),
+            ("$[?@.one == $.two]", vec![], vec![]),
+            ("$[?@.path == 'a/b']", vec![], vec!["path"]),
         ] {
+            let expected =
+                (texts.into_iter().map(str::to_owned).collect(), names.into_iter().map(str::to_owned).collect());
             assert_eq!(literals(query), expected, "{query}");
         }
     }
@@ -141,10 +173,9 @@ pub(super) mod tests {
             "$[?@.type!='one']",
             "$[?match(@.type, 'one')]",
             r#"$['\u0041bc']"#,
-            "$[?@.path=='a/b']",
             "$[1:2]",
         ] {
-            assert_eq!(literals(query), Vec::<String>::new(), "{query}");
+            assert_eq!(literals(query), (Vec::new(), Vec::new()), "{query}");
         }
     }
 
@@ -206,7 +237,8 @@ pub(super) mod tests {
             let path = JsonPath::parse(&query).unwrap();
             if !path.query(&document).is_empty() {
                 let line = document.to_string();
-                for word in literals(&query) {
+                let (texts, names) = literals(&query);
+                for word in texts.into_iter().chain(names) {
                     prop_assert!(line.contains(&word), "{query} matches {line} without {word}");
                 }
             }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::input::{Input, Owner};
+use crate::audit;
 use crate::pipe::ExitStatus;
-use crate::run::feed::Closing;
-use crate::run::fifo::{Fifo, FifoError};
+use crate::run::fifo::FifoError;
 use crate::supervise::child::Child;
 use crate::supervise::config::{Command, Ready, Stdin};
 use crate::supervise::ready::Probe;
@@ -19,7 +20,7 @@ pub struct Slot {
     /// Its run, until nothing is left of it.
     pub child: Option<Child>,
     /// The FIFO that it reads, from its first start until it rests.
-    pub fifo: Option<Fifo>,
+    pub input: Option<Input>,
     /// Whether it is ready.
     pub probe: Probe,
     /// How it exited last.
@@ -41,7 +42,7 @@ impl Slot {
             command,
             machine,
             child: None,
-            fifo: None,
+            input: None,
             probe: Probe::Nothing,
             last_exit: None,
             ready_launch: 0,
@@ -61,40 +62,39 @@ impl Slot {
     /// # Errors
     ///
     /// As [`FifoError`] says.
-    pub fn open_fifo(&mut self) -> Result<(), FifoError> {
+    pub fn open_input(&mut self, audit: Option<&audit::Target>) -> Result<(), FifoError> {
         let Stdin::Fifo(path) = &self.command.launch.stdin else {
-            self.fifo = None;
+            self.input = None;
             return Ok(());
         };
-        if self.fifo.as_ref().is_some_and(|fifo| fifo.path == *path && fifo.reading().is_some()) {
+        if self.input.as_ref().is_some_and(|input| input.is_open_at(path)) {
             return Ok(());
         }
-        self.fifo = None; // first, because nobody can own it twice
-        self.fifo = Some(Fifo::own(path)?);
+        self.input = None; // first, because nobody can own it twice
+        let owner = Owner { name: &self.command.name, command: &self.command.launch.run, audit };
+        self.input = Some(Input::open(path, &owner)?);
         Ok(())
     }
 
     /// Ends its input, if it is not to be started again: what is in the FIFO it may still read.
-    pub fn close_fifo(&mut self) {
+    pub fn close_input(&mut self) {
         match self.machine.phase() {
-            Phase::Resting(_) => self.fifo = None,
+            Phase::Resting(_) => self.input = None,
             Phase::Stopping(Then::Rest) => {
-                if let Some(fifo) = &mut self.fifo {
-                    fifo.close(Closing::RunOver);
+                if let Some(input) = &mut self.input {
+                    input.close();
                 }
             }
             _ => {}
         }
     }
 
-    /// Does what is asked about the FIFO.
-    pub fn attend_fifo(&mut self) {
+    /// Does what is asked about its input.
+    pub fn attend_input(&mut self) {
         let command = self.child.as_ref().and_then(|child| child.command).unwrap_or(0);
-        let Some(fifo) = &mut self.fifo else { return };
-        if fifo.attend(command, 0) {
-            fifo.close(Closing::Asked);
+        if let Some(input) = &mut self.input {
+            input.attend(command);
         }
-        let _ = fifo.events(); // for an audit log: this is no run, and has none
     }
 
     /// It is ready.
