@@ -161,9 +161,18 @@ impl Text {
     pub fn wait_for(&self, times: usize, wanted: &str) {
         let deadline = Deadline::patient();
         let mut grown = self.0.0.lock().unwrap();
-        while String::from_utf8_lossy(&grown.bytes).matches(wanted).count() < times {
-            let text = String::from_utf8_lossy(&grown.bytes).into_owned();
-            assert!(!grown.eof && !deadline.left().is_zero(), "`{wanted}` did not come {times} times in:\n{text}");
+        // What was looked through once is not looked through again with every line that comes.
+        let (mut count, mut from) = (0, 0);
+        loop {
+            while let Some(at) = memchr::memmem::find(&grown.bytes[from..], wanted.as_bytes()) {
+                (count, from) = (count + 1, from + at + wanted.len());
+            }
+            if count >= times {
+                return;
+            }
+            from = from.max((grown.bytes.len() + 1).saturating_sub(wanted.len()));
+            let over = grown.eof || deadline.left().is_zero();
+            assert!(!over, "`{wanted}` did not come {times} times in:\n{}", String::from_utf8_lossy(&grown.bytes));
             grown = self.0.1.wait_timeout(grown, deadline.left()).unwrap().0;
         }
     }

@@ -320,3 +320,16 @@ fn print(report: &Report, options: &Options) {
     };
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_a_fifth_of_the_total_within_bounds() {
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        for (timeout, idle) in [(10, 5), (25, 5), (40, 8), (75, 15), (600, 15)] {
+            assert_eq!(IdleTimeout::Auto.resolve(minutes(timeout)), minutes(idle), "of {timeout} minutes");
+        }
+    }
+}

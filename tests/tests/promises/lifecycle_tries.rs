@@ -19,11 +19,11 @@ fn resuming(steps: &str) -> Vec<String> {
 }
 
 /// An agent whose n-th start takes the n-th of these scripts.
-fn tries<'a>(stage: &'a Stage, scripts: &[&[&str]]) -> Run<'a> {
+pub(crate) fn tries<'a>(stage: &'a Stage, scripts: &[&[&str]]) -> Run<'a> {
     tries_with(stage, AT_ONCE, scripts)
 }
 
-fn tries_with<'a>(stage: &'a Stage, pauses: [&str; 2], scripts: &[&[&str]]) -> Run<'a> {
+pub(crate) fn tries_with<'a>(stage: &'a Stage, pauses: [&str; 2], scripts: &[&[&str]]) -> Run<'a> {
     let mut steps = vec![format!("count:{}", stage.path("starts").display())];
     for script in scripts {
         steps.push("try".into());
@@ -32,17 +32,17 @@ fn tries_with<'a>(stage: &'a Stage, pauses: [&str; 2], scripts: &[&[&str]]) -> R
     Run::on(stage).options(IDLE).options(pauses).fixture("fake_agent", steps)
 }
 
-fn starts(stage: &Stage) -> usize {
+pub(crate) fn starts(stage: &Stage) -> usize {
     std::fs::read_to_string(stage.path("starts")).unwrap_or_default().len()
 }
 
 /// What each try was ended for, and how it began.
-fn told(ended: &Ended) -> Vec<(String, Option<String>)> {
+pub(crate) fn told(ended: &Ended) -> Vec<(String, Option<String>)> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     ended.report().tries.iter().map(|one| (text(&one["ended_for"]).unwrap(), text(&one["start"]))).collect()
 }
 
-fn row(ended_for: &str, start: Option<&str>) -> (String, Option<String>) {
+pub(crate) fn row(ended_for: &str, start: Option<&str>) -> (String, Option<String>) {
     (ended_for.to_owned(), start.map(str::to_owned))
 }
 

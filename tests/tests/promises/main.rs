@@ -10,6 +10,8 @@ mod eof_arrives;
 mod fixtures_hold_what_they_claim;
 mod it_says_who_and_why;
 mod lessons;
+mod lessons_silence;
+mod lessons_stdin;
 mod lifecycle;
 mod lifecycle_matchers;
 mod lifecycle_tries;

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use nix::sys::stat::Mode;
@@ -18,83 +18,61 @@ use pipewarden_tests::stage::Stage;
 use serde_json::Value;
 
 /// A stage with a place for a FIFO and for its control socket.
-struct Scene {
-    stage: Stage,
-    fifo: PathBuf,
+pub(crate) struct Scene {
+    pub(crate) stage: Stage,
+    pub(crate) fifo: PathBuf,
 }
 
 impl Scene {
-    fn new() -> Scene {
+    pub(crate) fn new() -> Scene {
         let stage = Stage::new();
         let fifo = stage.path("fifo");
         Scene { stage, fifo }
     }
 
     /// On a FIFO that is there already.
-    fn with_fifo() -> Scene {
+    pub(crate) fn with_fifo() -> Scene {
         let scene = Scene::new();
         mkfifo(&scene.fifo, Mode::from_bits_truncate(0o600)).unwrap();
         scene
     }
 
-    fn runtime(&self) -> PathBuf {
+    pub(crate) fn runtime(&self) -> PathBuf {
         self.stage.path("runtime")
     }
 
-    fn run(&self) -> Run<'_> {
+    pub(crate) fn run(&self) -> Run<'_> {
         let from = format!("fifo:{}", self.fifo.display());
         std::fs::create_dir_all(self.runtime()).unwrap();
         Run::on(&self.stage).options(["--stdin", &from]).env("XDG_RUNTIME_DIR", self.runtime())
     }
 
     /// An agent with these steps.
-    fn agent(&self, steps: &[&str]) -> Run<'_> {
+    pub(crate) fn agent(&self, steps: &[&str]) -> Run<'_> {
         self.run().fixture("fake_agent", steps)
     }
 
-    fn fifo(&self, verb: &str) -> Output {
+    pub(crate) fn fifo(&self, verb: &str) -> Output {
         let mut command = Command::new(binary(UNDER_TEST));
         command.args(["fifo", verb, "--json"]).arg(&self.fifo).env("XDG_RUNTIME_DIR", self.runtime());
         command.output().unwrap()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let output = self.fifo("status");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
         value.get("owner").cloned().unwrap_or(value)
     }
 
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         let output = self.fifo("close");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn writer(&self) -> File {
+    pub(crate) fn writer(&self) -> File {
         OpenOptions::new().write(true).open(&self.fifo).unwrap()
     }
-}
-
-/// A writer per message, as a sidecar does it; and one that stays, as a job's script does it.
-#[test]
-fn writers_come_and_go() {
-    let scene = Scene::new();
-    let run = scene.agent(&["at:ready", "input", "exit:3"]).start();
-    let _ = scene.stage.wait("ready");
-    let stays = scene.writer();
-    let mut expected = Vec::new();
-    for number in 0..200 {
-        let message = format!("message {number}\n");
-        scene.writer().write_all(message.as_bytes()).unwrap();
-        expected.extend_from_slice(message.as_bytes());
-    }
-    assert_eq!(scene.status()["open"], true);
-    scene.close();
-    let _ = scene.stage.wait("eof");
-    let ended = run.end();
-    assert_same_bytes(&ended.stdout.bytes, &expected);
-    assert_eq!((ended.code(), ended.report().ended_for()), (3, "exit".into()), "{}", ended.stderr.text());
-    drop(stays);
 }
 
 #[test]
@@ -356,40 +334,6 @@ fn the_fifo_outlasts_a_try() {
     let ended = run.end();
     let expected = "session resumed\nstart a\none\nend a\nstart b\ntwo\n";
     assert_eq!((ended.code(), ended.stdout.text()), (0, expected.into()), "{}", ended.stderr.text());
-}
-
-fn records(path: &Path) -> Vec<Value> {
-    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// A job's script holds the FIFO open across `wait`, and the agent waits for its EOF: both would wait
-/// for ever. The agent says that it is done, and so the run ends; the script goes on untouched.
-#[test]
-fn a_job_that_holds_the_fifo_across_wait_ends() {
-    let scene = Scene::with_fifo();
-    let log = scene.stage.path("audit.jsonl");
-    let options = ["--done-when", "json:$.subtype", "--done-grace", "25s"];
-    let run = scene.agent(&["line", r#"say:{"subtype":"success"}"#, "input"]);
-    let run =
-        run.options(options).options(["--audit".as_ref(), log.as_os_str()]).env("XDG_RUNTIME_DIR", scene.runtime());
-    let words: Vec<String> = run.words().into_iter().map(|word| word.into_string().unwrap()).collect();
-    let script =
-        "fifo=$1; shift; \"$@\" & exec 9> \"$fifo\"; echo question >&9; wait $!; code=$?; echo \"job goes on: $code\"";
-    let mut job = Command::new("bash");
-    job.args(["-c", script, "job"]).arg(&scene.fifo).args(&words).env("XDG_RUNTIME_DIR", scene.runtime());
-    let output = scene.stage.announced(&mut job).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(printed, "question\n{\"subtype\":\"success\"}\njob goes on: 0\n", "{said}");
-    let records = records(&log);
-    let of = |event: &str| -> Vec<&Value> { records.iter().filter(|record| record["event"] == event).collect() };
-    let opened = of("fifo.opened");
-    assert!(opened.iter().any(|record| record["process"]["comm"] == "bash"), "who: {opened:#?}");
-    let closed = of("fifo.closed");
-    let ours: Vec<&&Value> = closed.iter().filter(|record| record["detail"]["why"].is_string()).collect();
-    assert_eq!(ours.len(), 1, "closed once: {closed:#?}");
-    assert_eq!(ours[0]["detail"]["why"], "completion marker");
-    assert_eq!(of("holder.signalled").len(), 0, "the script was left alone, and the agent exited by itself");
 }
 
 /// Nothing is left that a run could trip over: runs one after the other on one FIFO.

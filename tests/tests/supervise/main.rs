@@ -6,6 +6,7 @@
 mod control;
 mod exits;
 mod input;
+mod lessons;
 mod no_pipe_is_leaked;
 mod order;
 mod output;

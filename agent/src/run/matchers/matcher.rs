@@ -79,8 +79,9 @@ impl Matcher {
             let path = JsonPath::parse(query).map_err(|error| MatcherError::JsonPath(last_line(&error)))?;
             let (texts, names) = needed::literals(query);
             let best = texts.iter().max_by_key(|text| rarity(text)).or(names.iter().max_by_key(|name| rarity(name)));
-            let best = best.cloned();
-            let words = texts.iter().chain(&names).map(|word| Finder::new(word).into_owned()).collect();
+            let best = best.map(|word| needed::as_it_stands(word));
+            let words = texts.iter().chain(&names).map(|word| needed::as_it_stands(word));
+            let words = words.map(|word| Finder::new(&word).into_owned()).collect();
             let ((needs, conditions), members) = (needs::of(query), needs::members(query));
             How::Json(Box::new(Query { path, members, words, best, conditions, needs }))
         } else {

@@ -18,7 +18,7 @@ pub fn literals(query: &str) -> (Vec<String>, Vec<String>) {
     let (mut texts, mut names) = (Vec::new(), Vec::new());
     walk(query, &mut texts, &mut names);
     for words in [&mut texts, &mut names] {
-        words.retain(|word| word.len() > 1 && word.chars().all(is_spelt_one_way));
+        words.retain(|word| !word.is_empty() && word.chars().all(is_spelt_one_way));
         words.sort();
         words.dedup();
     }
@@ -35,6 +35,13 @@ fn walk(query: &str, texts: &mut Vec<String>, names: &mut Vec<String>) {
         }
         rest = after;
     }
+}
+
+/// A text or a name as a line has it: the same word inside a longer text has other neighbours, because a
+/// quote in a text is escaped.
+#[must_use]
+pub fn as_it_stands(word: &str) -> String {
+    format!("\"{word}\"")
 }
 
 /// Whether a character has no short escape in JSON, as `/` and `"` have.
@@ -151,7 +158,7 @@ pub(super) mod tests {
             ("$[?$.type=='result' && @ == $.subtype]", vec!["result"], vec!["subtype", "type"]),
             ("$.message.content[?@.type=='tool_use'].id", vec!["tool_use"], vec!["content", "id", "message", "type"]),
             ("$[0][*].*.name", vec![], vec!["name"]),
-            ("$.a.bc", vec![], vec!["bc"]),
+            ("$.a.bc", vec![], vec!["a", "bc"]),
             ("$..session_id", vec![], vec!["session_id"]),
             ("$..*.name", vec![], vec!["name"]),
             ("$[?@.one == $.two]", vec![], vec![]),
@@ -238,7 +245,7 @@ pub(super) mod tests {
             if !path.query(&document).is_empty() {
                 let line = document.to_string();
                 let (texts, names) = literals(&query);
-                for word in texts.into_iter().chain(names) {
+                for word in texts.iter().chain(&names).map(|word| as_it_stands(word)) {
                     prop_assert!(line.contains(&word), "{query} matches {line} without {word}");
                 }
             }
@@ -250,6 +257,7 @@ pub(super) mod tests {
         let line = r#"{"\u0074ype":"r\u0065sult"}"#;
         let document: Value = serde_json::from_str(line).unwrap();
         assert_eq!(document, json!({"type": "result"}));
+        assert!(!line.contains(&as_it_stands("type")) && !line.contains(&as_it_stands("result")));
         assert!(ESCAPES.iter().any(|escape| memchr::memmem::find(line.as_bytes(), escape).is_some()));
     }
 }

@@ -29,5 +29,5 @@ class Server(ThreadingHTTPServer):
 
 server = Server(("127.0.0.1", PORT), Endpoint)
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-server.serve_forever()
+server.serve_forever(poll_interval=0.05)
 server.server_close()
