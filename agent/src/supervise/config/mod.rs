@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use regex::bytes::Regex;
 
 use crate::audit::Target;
+pub use crate::run::options::Stdin;
 use crate::run::options::{OnForeign, OnHolder, OnOpaque, Reap, User};
 pub use reader::ConfigError;
 use reader::{Source, Table};
@@ -88,17 +89,6 @@ pub struct Account {
     pub user: User,
     /// The login name and the home directory, where the user has them.
     pub login: Option<(String, PathBuf)>,
-}
-
-/// Where standard input comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stdin {
-    /// `/dev/null`.
-    Null,
-    /// Ours.
-    Inherit,
-    /// A FIFO that we own for as long as the command is not at rest.
-    Fifo(PathBuf),
 }
 
 /// Where an output stream goes.

@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import subprocess
 import sys
 
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -19,7 +18,7 @@ signal.signal(signal.SIGTERM, end)
 wake, poke = os.pipe()
 os.set_blocking(poke, False)
 signal.set_wakeup_fd(poke)
-subprocess.Popen(["sleep", "1000"], start_new_session=True)
+os.posix_spawnp("sleep", ["sleep", "1000"], os.environ, setsid=True)  # half the start is what subprocess takes
 print("ready", flush=True)
 while True:
     # Told to end, it takes what is there and does not wait for more.
