@@ -78,9 +78,10 @@ fn held_across_wait_by_an_innocent_it_ends_all_the_same() {
 #[test]
 fn it_is_closed_once_whoever_tells_it() {
     for (steps, asked, why) in [
-        (&["at:ready", "say:done", "input"][..], false, "completion marker"),
-        (&["at:ready", "input"], true, "fifo close"),
-        (&["at:ready", "exit:0"], false, "command exited"),
+        (&["at:ready", "say:done", "input"][..], false, &["completion marker"][..]),
+        (&["at:ready", "input"], true, &["fifo close"]),
+        // That its stdin has no reader may be seen before its exit.
+        (&["at:ready", "exit:0"], false, &["command exited", "the command closed its stdin"]),
     ] {
         let scene = Scene::with_fifo();
         scene.stage.hold("ready");
@@ -93,12 +94,12 @@ fn it_is_closed_once_whoever_tells_it() {
         if asked {
             scene.close();
         }
-        assert_eq!(run.end().code(), 0, "{why}");
+        assert_eq!(run.end().code(), 0, "{why:?}");
         drop(holds_on);
         let records = records(&log);
         let ours: Vec<&str> =
             of(&records, "fifo.closed").iter().filter_map(|record| record["detail"]["why"].as_str()).collect();
-        assert_eq!(ours, [why], "{records:#?}");
+        assert!(ours.len() == 1 && why.contains(&ours[0]), "{ours:?}: {records:#?}");
     }
 }
 
