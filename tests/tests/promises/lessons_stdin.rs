@@ -149,11 +149,19 @@ fn one_command_says_who_holds_it() {
     let mut shell = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut up).unwrap();
-    let output = Command::new(binary(UNDER_TEST)).args(["why", "--json", &agent.pid.to_string()]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    for pid in [agent.pid, run.process.pid, i32::try_from(shell.id()).unwrap()] {
-        assert!(said.contains(&format!("\"pid\":{pid}")), "{pid} is on the way from the agent to the FIFO: {said}");
-    }
+    let why = || {
+        let asked = Command::new(binary(UNDER_TEST)).args(["why", "--json", &agent.pid.to_string()]).output().unwrap();
+        String::from_utf8_lossy(&asked.stdout).into_owned()
+    };
+    // Whoever is just running is slow, not stuck: once all of them wait, it goes all the way.
+    let mut said = String::new();
+    let shell_pid = i32::try_from(shell.id()).unwrap();
+    let names_them = Deadline::patient().until(|| {
+        said = why();
+        let named = |pid: i32| said.contains(&format!("\"pid\":{pid},"));
+        [agent.pid, run.process.pid, shell_pid].into_iter().all(named)
+    });
+    assert!(names_them, "{shell_pid} is at the end of the way from the agent: {said}");
     assert!(said.contains(&scene.fifo.display().to_string()), "{said}");
     scene.close();
     assert_eq!(run.end().code(), 0);
