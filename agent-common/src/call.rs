@@ -28,3 +28,8 @@ pub const MESSAGE: u32 = 6;
 pub const SETSID: u32 = 7;
 /// setpgid.
 pub const SETPGID: u32 = 8;
+/// ioctl: of all of its commands one puts a descriptor into another process's table
+/// (`SECCOMP_IOCTL_NOTIF_ADDFD`, which names that process by a number of its own).
+pub const IOCTL: u32 = 9;
+/// That command: `SECCOMP_IOW(3, struct seccomp_notif_addfd)` of include/uapi/linux/seccomp.h.
+pub const SECCOMP_ADDFD: u32 = 0x4018_2103;

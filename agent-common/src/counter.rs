@@ -9,8 +9,8 @@ pub const LOST_EVENTS: u32 = 0;
 pub const LOST_PROCESSES: u32 = 1;
 /// Slots that did not fit into the map or the index.
 pub const LOST_SLOTS: u32 = 2;
-/// Tables that were left or could not be read to their end: shared ones whose last user is unknown, and
-/// large ones where the kernel has no bpf_loop (before Linux 5.17).
+/// Tables of which not everything is known: shared ones whose last user may be gone, those that another
+/// process put a descriptor into, and large ones where the kernel has no bpf_loop (before Linux 5.17).
 pub const UNSURE_TABLES: u32 = 3;
 /// Slots that changed each time they were looked at.
 pub const UNSETTLED: u32 = 4;

@@ -8,8 +8,10 @@ use aya_ebpf::maps::Array;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use pipewarden_common::call::{self, COMPAT_SHIFT, NUMBERS};
+use pipewarden_common::counter::UNSURE_TABLES;
 use pipewarden_common::event::kind;
 
+use crate::counters::count;
 use crate::globals::{
     COMPAT_MASK, REGS_ARGUMENT, REGS_ARGUMENT_2, REGS_COMPAT_ARGUMENT, REGS_COMPAT_ARGUMENT_2, TASK_COMPAT,
 };
@@ -30,6 +32,21 @@ pub fn meaning(number: u32) -> u32 {
         Some(meaning) => unsafe { *meaning },
         None => call::NONE,
     }
+}
+
+/// ioctl's return is only looked at for one command, whoever called: its caller need not be tracked for
+/// the process that got the descriptor to be. That one's table is not known here.
+#[inline(always)]
+pub fn ioctl_returned(command: u32, result: i64) {
+    if command == call::SECCOMP_ADDFD && result >= 0 {
+        count(UNSURE_TABLES);
+    }
+}
+
+/// Whether a meaning is that of a native ioctl.
+#[inline(always)]
+pub fn is_ioctl(meaning: u32) -> bool {
+    meaning & ((1 << COMPAT_SHIFT) - 1) == call::IOCTL
 }
 
 /// How a call was made.
@@ -81,6 +98,7 @@ pub fn returned<W: Way>(meaning: u32, regs: u64, result: i64) -> bool {
                 walk::over::<W>(task.files(), Aim::Look);
             }
         }
+        call::IOCTL => ioctl_returned(caller.argument_2() as u32, result),
         call::SETSID => return lineage::escape(kind::SETSID, 0),
         call::SETPGID => return lineage::group_set(caller.argument(), caller.argument_2() as u32),
         _ => {}

@@ -14,7 +14,7 @@ use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext};
 use pipewarden_common::call;
 
-use crate::globals::{REGS_NR, REGS_PARAMETER, REGS_RETURN};
+use crate::globals::{REGS_ARGUMENT_2, REGS_NR, REGS_PARAMETER, REGS_RETURN};
 use crate::task::Task;
 use crate::walk::{Bounded, Loops, Way};
 use crate::{calls, lineage, read, rings};
@@ -68,7 +68,10 @@ macro_rules! tracepoints {
             // The number is an int on arm64, and no number of a system call needs more.
             // SAFETY: the verifier knows the argument's type.
             let meaning = calls::meaning(unsafe { read::typed::<u32>(regs, &REGS_NR) });
-            if meaning != call::NONE {
+            if calls::is_ioctl(meaning) {
+                // SAFETY: as above.
+                calls::ioctl_returned(unsafe { read::typed::<u32>(regs, &REGS_ARGUMENT_2) }, context.arg(1));
+            } else if meaning != call::NONE {
                 log!(calls::returned::<$way>(meaning, regs, context.arg(1)), context, "call");
             }
             0
@@ -115,6 +118,7 @@ wrappers! {
     fexit_recvmsg fexit_recvmsg_bounded
     fexit_recvmmsg fexit_recvmmsg_bounded
     fexit_io_uring_enter fexit_io_uring_enter_bounded
+    fexit_ioctl fexit_ioctl_bounded
     fexit_setsid fexit_setsid_bounded
     fexit_setpgid fexit_setpgid_bounded
 }
@@ -135,7 +139,8 @@ static CALLERS: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
 pub fn kprobe_call(context: ProbeContext) -> u32 {
     // The wrapper's one argument, the caller's registers, is our first parameter.
     let regs: u64 = read::member(context.as_ptr() as u64, &REGS_PARAMETER);
-    if lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32)
+    let is_ioctl = calls::is_ioctl(calls::meaning(read::member(regs, &REGS_NR)));
+    if (is_ioctl || lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32))
         && CALLERS.insert(&bpf_get_current_pid_tgid(), &regs, 0).is_err()
     {
         crate::counters::count(pipewarden_common::counter::LOST_PROCESSES);
@@ -165,5 +170,10 @@ kretprobes! {
 
 #[inline(always)]
 fn call_returned<W: Way>(regs: u64, result: i64) {
-    calls::returned::<W>(calls::meaning(read::member(regs, &REGS_NR)), regs, result);
+    let meaning = calls::meaning(read::member(regs, &REGS_NR));
+    if calls::is_ioctl(meaning) {
+        calls::ioctl_returned(read::member(regs, &REGS_ARGUMENT_2), result);
+    } else {
+        calls::returned::<W>(meaning, regs, result);
+    }
 }

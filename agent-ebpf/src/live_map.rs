@@ -124,6 +124,12 @@ fn insert(key: &SlotKey, slot: &Slot, replaces: bool) {
     }
 }
 
+/// Whether the map says that a slot is an end of a pipe.
+#[inline(always)]
+pub fn knows(files: u64, fd: u32) -> bool {
+    SLOTS.get_ptr(&SlotKey { files, fd, reserved: 0 }).is_some()
+}
+
 /// Takes a slot out of the map, whatever is in it.
 #[inline(always)]
 pub fn forget(files: u64, fd: u32) {

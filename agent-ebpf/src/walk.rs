@@ -114,7 +114,12 @@ fn step(walk: &Walk, bit: u32) {
     let open = walk.word >> (bit & 63) & 1 == 1;
     match walk.aim {
         Aim::Forget if open => live_map::forget(walk.files, fd),
-        Aim::Look if walk.shared => live_map::look(walk.files, fd),
+        // Most slots are empty, and the map says so.
+        Aim::Look if walk.shared => {
+            if open || live_map::knows(walk.files, fd) {
+                live_map::look(walk.files, fd);
+            }
+        }
         Aim::Look if !open => live_map::put(walk.files, fd, 0, false),
         Aim::Look | Aim::Enter if open => live_map::put(walk.files, fd, walk.slots.file(fd), false),
         _ => {}

@@ -46,6 +46,7 @@ const CALLS: &[Call] = &[
     old("recvmmsg_time64", 417, call::TABLE),
     old("socketcall", 102, call::TABLE),
     entry("io_uring_enter", libc::SYS_io_uring_enter, 426, call::TABLE),
+    entry("ioctl", libc::SYS_ioctl, 54, call::IOCTL),
     entry("setsid", libc::SYS_setsid, 66, call::SETSID),
     entry("setpgid", libc::SYS_setpgid, 57, call::SETPGID),
 ];
@@ -72,6 +73,7 @@ const CALLS: &[Call] = &[
     entry("recvmmsg", libc::SYS_recvmmsg, 365, call::TABLE),
     old("recvmmsg_time64", 417, call::TABLE),
     entry("io_uring_enter", libc::SYS_io_uring_enter, 426, call::TABLE),
+    entry("ioctl", libc::SYS_ioctl, 54, call::IOCTL),
     entry("setsid", libc::SYS_setsid, 66, call::SETSID),
     entry("setpgid", libc::SYS_setpgid, 57, call::SETPGID),
 ];

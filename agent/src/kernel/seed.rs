@@ -12,9 +12,10 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError};
 use pipewarden_common::counter;
 use pipewarden_common::live_map::{Control, Process, Slot, SlotKey, Table};
+use pipewarden_common::snapshot::TaskRow;
 
-use super::snapshot::SnapshotError;
-use super::tracker::{SEED, Tracker, iterator};
+use super::snapshot::{self, SnapshotError};
+use super::tracker::{SEED, TASKS, Tracker, iterator};
 use crate::process::children;
 
 /// Whose descendants are tracked.
@@ -190,6 +191,16 @@ impl Tracker {
     /// From the map.
     pub fn processes(&self) -> Result<Vec<(u32, Process)>, MapError> {
         all(&self.maps.processes)
+    }
+
+    /// Every thread of the machine, as an iterator finds them now: who has a table that several
+    /// processes have ([`Table::shared`]) is not in the map.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`].
+    pub fn tasks(&mut self) -> Result<Vec<TaskRow>, SnapshotError> {
+        snapshot::read(iterator(&mut self.ebpf, TASKS.0)?)
     }
 
     /// One slot.

@@ -77,7 +77,7 @@ impl Snapshot {
 }
 
 /// One pass: a fresh link is a fresh beginning.
-fn read<T: Pod>(iterator: &mut Iter) -> Result<Vec<T>, SnapshotError> {
+pub(super) fn read<T: Pod>(iterator: &mut Iter) -> Result<Vec<T>, SnapshotError> {
     let link = iterator.attach()?;
     let mut file: File = iterator.take_link(link)?.into_file()?;
     let mut bytes = Vec::new();

@@ -118,6 +118,8 @@ impl Losses {
 
 /// Iterators that seed the map.
 pub(super) const SEED: [(&str, &str); 2] = [("iter_seed_tasks", "task"), ("iter_seed_files", "task_file")];
+/// The one that tells who has which table.
+pub(super) const TASKS: (&str, &str) = ("iter_task", "task");
 const ASK_WRITERS: &str = "ask_writers";
 
 impl Tracker {
@@ -150,7 +152,7 @@ impl Tracker {
                 Err(_) => without.push(hook.at.clone()),
             }
         }
-        for (name, kind) in SEED {
+        for (name, kind) in SEED.into_iter().chain([TASKS]) {
             iterator(ebpf, name)?.load(kind, &types).map_err(|error| refused(name, error))?;
         }
         if let Some(Program::RawTracePoint(program)) = ebpf.program_mut(ASK_WRITERS) {

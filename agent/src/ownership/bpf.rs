@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use pipewarden_common::event::{Escape, OTHER_UNKNOWN, kind};
-use pipewarden_common::live_map::Slot;
+use pipewarden_common::live_map::{Slot, SlotKey};
 
 use super::events::{Escaped, Events, LineageEvent, Names};
 use super::keep::Keep;
@@ -348,16 +348,15 @@ impl BpfSource {
 
     /// What the map says.
     fn census(&self, question: &Question) -> io::Result<Census> {
-        let tracker = self.shared.tracker();
+        let mut tracker = self.shared.tracker();
         let slots = tracker.holders().map_err(io::Error::other)?;
         let mut members = Vec::new();
-        let mut tables = HashMap::<u64, Vec<i32>>::new();
+        let mut tables = users_of_shared_tables(&mut tracker, &slots)?;
         for (pid, process) in tracker.processes().map_err(io::Error::other)? {
             let pid = pid.cast_signed();
             if question.except.contains(&pid) {
                 continue;
             }
-            tables.entry(process.files).or_default().push(pid);
             // Where the map is behind, the number may be another's by now.
             if let Ok(stat) = Stat::read(pid)
                 && !stat.is_dead()
@@ -369,12 +368,16 @@ impl BpfSource {
         let mut holds = HashMap::<i32, BTreeMap<PipeId, Hold>>::new();
         for (key, slot) in slots {
             let Some((pipe, end)) = writes(&slot, question) else { continue };
-            // A thread may have a table of its own: then it is its process's all the same.
-            let owner = tracker.table(key.files).map(|table| table.pid.cast_signed());
-            let users = tables.get(&key.files).into_iter().flatten().copied();
-            let pids: HashSet<i32> = users.chain(owner).collect();
-            for pid in pids {
-                add(holds.entry(pid).or_default(), pipe, end, pid, key.fd.cast_signed());
+            let users = tables.entry(key.files).or_insert_with(|| {
+                // A thread may have a table of its own: then it is its process's all the same.
+                tracker
+                    .table(key.files)
+                    .into_iter()
+                    .map(|table| (table.pid.cast_signed(), table.tid.cast_signed()))
+                    .collect()
+            });
+            for (pid, tid) in users.iter() {
+                add(holds.entry(*pid).or_default(), pipe, end, *tid, key.fd.cast_signed());
             }
         }
         drop(tracker);
@@ -410,6 +413,32 @@ impl BpfSource {
         }
         Ok(true)
     }
+}
+
+/// By table: its processes, each with a thread of it.
+type Users = HashMap<u64, Vec<(i32, i32)>>;
+
+/// Who has the tables that several processes have. The map knows one of them; an iterator all.
+fn users_of_shared_tables(tracker: &mut Tracker, slots: &[(SlotKey, Slot)]) -> io::Result<Users> {
+    let is_shared = |files: u64| tracker.table(files).is_some_and(|table| table.shared == 1);
+    let mut users: Users = slots
+        .iter()
+        .map(|(key, _)| key.files)
+        .filter(|files| is_shared(*files))
+        .map(|files| (files, Vec::new()))
+        .collect();
+    if users.is_empty() {
+        return Ok(users);
+    }
+    for task in tracker.tasks().map_err(io::Error::other)? {
+        let (pid, tid) = (task.pid.cast_signed(), task.tid.cast_signed());
+        if let Some(users) = users.get_mut(&task.files)
+            && users.iter().all(|(known, _)| *known != pid)
+        {
+            users.push((pid, tid));
+        }
+    }
+    Ok(users)
 }
 
 /// The pipe and end of a slot, if it writes to a pipe of the question.

@@ -161,7 +161,9 @@ impl Map {
         }
         let files = self.tracker.slots().expect("the map can be read").into_iter().map(|(key, slot)| {
             let table = tables.get(&key.files).copied().unwrap_or_default();
-            FileRow { files: key.files, pid: table.pid, tid: table.tid, held: slot.held }
+            // Of several processes the map knows one, and not whether it still has the table.
+            let pid = if table.shared == 1 { 0 } else { table.pid };
+            FileRow { files: key.files, pid, tid: table.tid, held: slot.held }
         });
         (tasks, files.collect())
     }
