@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use pipewarden_tests::binaries::{UNDER_TEST, binary};
 use pipewarden_tests::deadline::Deadline;
@@ -51,7 +51,8 @@ fn held_across_wait_by_an_innocent_it_ends_all_the_same() {
     let scene = Scene::with_fifo();
     let log = scene.stage.path("audit.jsonl");
     let options = ["--done-when", "json:$.subtype", "--done-grace", "25s"];
-    let run = scene.agent(&["line", r#"say:{"subtype":"success"}"#, "input"]);
+    scene.stage.hold("asked");
+    let run = scene.agent(&["line", "at:asked", r#"say:{"subtype":"success"}"#, "input"]);
     let run =
         run.options(options).options(["--audit".as_ref(), log.as_os_str()]).env("XDG_RUNTIME_DIR", scene.runtime());
     let words: Vec<String> = run.words().into_iter().map(|word| word.into_string().unwrap()).collect();
@@ -59,7 +60,14 @@ fn held_across_wait_by_an_innocent_it_ends_all_the_same() {
         "fifo=$1; shift; \"$@\" & exec 9> \"$fifo\"; echo question >&9; wait $!; code=$?; echo \"job goes on: $code\"";
     let mut job = Command::new("bash");
     job.args(["-c", script, "job"]).arg(&scene.fifo).args(&words).env("XDG_RUNTIME_DIR", scene.runtime());
-    let output = scene.stage.announced(&mut job).output().unwrap();
+    job.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let job = scene.stage.announced(&mut job).spawn().unwrap();
+    let _ = scene.stage.wait("asked");
+    // Whoever has it open is found a little later than he opens it.
+    let named = || scene.status()["writers"].as_array().is_some_and(|all| all.iter().any(|one| one["comm"] == "bash"));
+    assert!(Deadline::patient().until(named), "{}", scene.status());
+    scene.stage.release("asked");
+    let output = job.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(printed, "question\n{\"subtype\":\"success\"}\njob goes on: 0\n", "{said}");
@@ -145,8 +153,8 @@ fn one_command_says_who_holds_it() {
     let agent = scene.stage.wait("ready");
     let script = "exec 9> \"$0\"; echo up; read -r";
     let mut shell = Command::new("bash");
-    let shell = shell.args(["-c", script]).arg(&scene.fifo).stdin(std::process::Stdio::piped());
-    let mut shell = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let shell = shell.args(["-c", script]).arg(&scene.fifo).stdin(Stdio::piped());
+    let mut shell = shell.stdout(Stdio::piped()).spawn().unwrap();
     let mut up = [0; 3];
     std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut up).unwrap();
     let why = || {
