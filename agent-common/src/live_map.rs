@@ -41,6 +41,8 @@ pub struct Table {
     pub shared: u32,
     /// The [pass](Control::pass) in which it was last seen.
     pub pass: u32,
+    /// How many of its slots the programs have put into the map, less those that they took out.
+    pub slots: u64,
 }
 
 /// A process that is tracked.

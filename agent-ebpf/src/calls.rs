@@ -16,8 +16,8 @@ use crate::globals::{
     COMPAT_MASK, REGS_ARGUMENT, REGS_ARGUMENT_2, REGS_COMPAT_ARGUMENT, REGS_COMPAT_ARGUMENT_2, TASK_COMPAT,
 };
 use crate::task::Task;
-use crate::walk::{Aim, Way};
-use crate::{lineage, live_map, read, walk};
+use crate::walk::Way;
+use crate::{lineage, live_map, read};
 
 /// What each number means: see `pipewarden_common::call`.
 #[map]
@@ -74,9 +74,13 @@ pub fn returned<W: Way>(meaning: u32, regs: u64, result: i64) -> bool {
     let meaning = if compat { meaning >> COMPAT_SHIFT } else { meaning & ((1 << COMPAT_SHIFT) - 1) };
     match meaning {
         // Whatever close says, the slot is what it is.
-        call::FIRST_ARGUMENT => live_map::look(task.files(), caller.argument()),
+        call::FIRST_ARGUMENT => {
+            live_map::look(task.files(), caller.argument());
+        }
         _ if result < 0 => {}
-        call::RETURNED => live_map::look(task.files(), result as u32),
+        call::RETURNED => {
+            live_map::look(task.files(), result as u32);
+        }
         call::FCNTL => {
             if matches!(caller.argument_2() as u32, F_DUPFD | F_DUPFD_CLOEXEC) {
                 live_map::look(task.files(), result as u32);
@@ -89,13 +93,13 @@ pub fn returned<W: Way>(meaning: u32, regs: u64, result: i64) -> bool {
                     live_map::look(files, pair as u32);
                     live_map::look(files, (pair >> 32) as u32);
                 }
-                None => walk::over::<W>(files, Aim::Look),
+                None => W::look(files),
             }
         }
         call::TABLE => lineage::table_changed::<W>(task),
         call::MESSAGE => {
             if caller.got_control_data() {
-                walk::over::<W>(task.files(), Aim::Look);
+                W::look(task.files());
             }
         }
         call::IOCTL => ioctl_returned(caller.argument_2() as u32, result),

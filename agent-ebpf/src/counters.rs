@@ -24,8 +24,19 @@ pub fn uncount(index: u32) {
 fn add(index: u32, number: u64) {
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the pointer is a value of the map, which lives as long as the program.
-        unsafe {
-            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(counter, number);
-        }
+        unsafe { add_to(counter, number) };
+    }
+}
+
+/// Adds to a number in a map, whoever else does.
+///
+/// # Safety
+///
+/// The pointer must be into a value of a map.
+#[inline(always)]
+pub unsafe fn add_to(place: *mut u64, number: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(place, number);
     }
 }

@@ -11,12 +11,12 @@ use pipewarden_common::counter::{
 use pipewarden_common::event::{Closed, Escape, Event, OTHER_UNKNOWN, kind};
 use pipewarden_common::live_map::{Process, Table};
 
-use crate::counters::{count, uncount};
+use crate::counters::{add_to, count, uncount};
 use crate::fd_table::{self, users};
 use crate::globals::TRACK_ALL;
 use crate::live_map::control;
 use crate::task::{PIDTYPE_PGID, PIDTYPE_SID, Task};
-use crate::walk::{self, Aim, Way};
+use crate::walk::Way;
 
 /// The tracked processes that live: user space puts the first in, forks add to them.
 #[map]
@@ -105,13 +105,32 @@ pub fn enter_table(files: u64, owner: Task, shared: bool) -> bool {
             true
         }
         None => {
-            let table = Table { pid, tid, shared: shared as u32, pass };
+            let table = Table { pid, tid, shared: shared as u32, pass, slots: 0 };
             match TABLES.insert(&files, &table, NEW_ONLY) {
                 Ok(()) => count(IN_TABLES),
                 Err(_) => count(LOST_PROCESSES),
             }
             false
         }
+    }
+}
+
+/// How many slots of a table are in the map, as far as that is known.
+#[inline(always)]
+pub fn slots_of(files: u64) -> u64 {
+    match TABLES.get_ptr(&files) {
+        // SAFETY: a value of the map, read as one word.
+        Some(table) => unsafe { (&raw const (*table).slots).read_volatile() },
+        None => u64::MAX,
+    }
+}
+
+/// Another slot of a table is in the map, or (all ones) one less.
+#[inline(always)]
+pub fn add_slots(files: u64, number: u64) {
+    if let Some(table) = TABLES.get_ptr_mut(&files) {
+        // SAFETY: a value of the map.
+        unsafe { add_to(&raw mut (*table).slots, number) };
     }
 }
 
@@ -139,7 +158,7 @@ pub fn table_changed<W: Way>(task: Task) {
     if task.thread() == task.process() {
         table_of_process(task.process(), files);
     }
-    walk::over::<W>(files, Aim::Look);
+    W::look(files);
 }
 
 /// A process's first thread has this table now.
@@ -202,7 +221,11 @@ pub fn fork<W: Way>(parent: Task, child: Task) -> bool {
     } else {
         // A table by this address can only be known if its end was missed: then so were its slots'.
         let known = enter_table(files, child, false);
-        walk::over::<W>(files, if known { Aim::Look } else { Aim::Enter });
+        if known {
+            W::look(files);
+        } else {
+            W::enter(files);
+        }
     }
     if is_thread {
         return false;
@@ -221,7 +244,7 @@ pub fn exec<W: Way>(task: Task) -> bool {
     let files = task.files();
     // Who shared its table has got one of its own.
     enter_table(files, task, false);
-    walk::over::<W>(files, Aim::Look);
+    W::look(files);
     table_of_process(pid, files);
     tell(describe(task, kind::EXEC, 0))
 }
@@ -262,7 +285,7 @@ fn leave_table<W: Way>(files: u64, last_of_process: bool) {
             return;
         }
     }
-    walk::over::<W>(files, Aim::Forget);
+    W::forget(files);
     if TABLES.remove(&files).is_ok() {
         uncount(IN_TABLES);
     }

@@ -48,28 +48,39 @@ const TURNS: u32 = 4;
 ///
 /// Another processor may do the same for the same slot at the same time, between its own reading and
 /// its own putting. So whoever has put looks again: the last one to put has then seen what is there.
+///
+/// 1 if it is an end of a pipe.
+///
+/// As all functions here that are global (see `main.rs`), it is verified once for each program and not
+/// once for each call.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn look(files: u64, fd: u32) {
+pub extern "C" fn look(files: u64, fd: u32) -> u32 {
     let mut turn = 0;
     let mut file = Slots::of(files).file(fd);
     while turn < TURNS {
-        put(files, fd, file, turn != 0);
+        let is_pipe = put(files, fd, file, turn);
         let now = Slots::of(files).file(fd);
         if now == file {
-            return;
+            return is_pipe;
         }
         file = now;
         turn += 1;
     }
     count(UNSETTLED);
+    0
 }
 
 /// Makes the map say that this file is in that slot (0: none).
 ///
-/// `again`: another processor was at it too; then it is not enough that the map looks right already,
+/// `again` (not 0): another processor was at it too; then it is not enough that the map looks right already,
 /// because its two parts may have been written by two of us.
+///
+/// 1 if it is an end of a pipe.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn put(files: u64, fd: u32, file: u64, again: bool) {
+pub extern "C" fn put(files: u64, fd: u32, file: u64, again: u32) -> u32 {
+    let again = again != 0;
     let key = SlotKey { files, fd, reserved: 0 };
     let (was_there, before) = in_map(&key);
     // Nothing is a value too here and below: the verifier does not like what may be uninitialised.
@@ -77,7 +88,7 @@ pub fn put(files: u64, fd: u32, file: u64, again: bool) {
     if held.ends != 0 {
         let slot = Slot { held, pass: control().pass, watched: is_watched(&held) };
         if was_there && before == slot && !again {
-            return;
+            return 1;
         }
         insert(&key, &slot, was_there);
         if slot.watched == 1 {
@@ -88,8 +99,8 @@ pub fn put(files: u64, fd: u32, file: u64, again: bool) {
             let _ = HOLDERS.remove(&key); // absent is what we want
         }
     } else {
-        if was_there && SLOTS.remove(&key).is_ok() {
-            uncount(IN_SLOTS);
+        if was_there {
+            remove(&key);
         }
         if again || before.watched == 1 {
             let _ = HOLDERS.remove(&key);
@@ -102,6 +113,7 @@ pub fn put(files: u64, fd: u32, file: u64, again: bool) {
     {
         lineage::last_writer_gone(&before.held);
     }
+    (held.ends != 0) as u32
 }
 
 /// Whether the map has a slot, and what it says of it.
@@ -119,8 +131,17 @@ fn insert(key: &SlotKey, slot: &Slot, replaces: bool) {
     const NEW_ONLY: u64 = 1; // BPF_NOEXIST
     if !replaces && SLOTS.insert(key, slot, NEW_ONLY).is_ok() {
         count(IN_SLOTS);
+        lineage::add_slots(key.files, 1);
     } else if SLOTS.insert(key, slot, 0).is_err() {
         count(LOST_SLOTS);
+    }
+}
+
+#[inline(always)]
+fn remove(key: &SlotKey) {
+    if SLOTS.remove(key).is_ok() {
+        uncount(IN_SLOTS);
+        lineage::add_slots(key.files, u64::MAX);
     }
 }
 
@@ -130,17 +151,19 @@ pub fn knows(files: u64, fd: u32) -> bool {
     SLOTS.get_ptr(&SlotKey { files, fd, reserved: 0 }).is_some()
 }
 
-/// Takes a slot out of the map, whatever is in it.
-#[inline(always)]
-pub fn forget(files: u64, fd: u32) {
+/// Takes a slot out of the map, whatever is in it. Always 0: global functions answer a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forget(files: u64, fd: u32) -> u32 {
     let key = SlotKey { files, fd, reserved: 0 };
     let (was_there, before) = in_map(&key);
-    if was_there && SLOTS.remove(&key).is_ok() {
-        uncount(IN_SLOTS);
+    if was_there {
+        remove(&key);
     }
     if before.watched == 1 {
         let _ = HOLDERS.remove(&key);
     }
+    0
 }
 
 #[inline(always)]

@@ -4,6 +4,9 @@
 //! tracepoint leads where, [`lineage`] what an event means, [`fd_table`] and [`task`] how the kernel's
 //! structures are read, [`snapshot`] what exists now.
 //!
+//! What walks over tables or changes the map is a global function (`extern "C"`, `no_mangle`): the verifier
+//! looks at those once for each program that calls them, and at others once for each call.
+//!
 //! The bytecode does not depend on the architecture: what does (offsets, registers, numbers of system
 //! calls) comes through [`globals`]. One object serves both.
 #![no_std]

@@ -134,7 +134,8 @@ pub fn iter_seed_files(context: *const Context) -> i32 {
         }
         if lineage::tracked(typed(task, &TASK_TGID)) {
             // Not what the iterator saw: what is there now.
-            live_map::mend(typed(task, &TASK_FILES), fd);
+            // (A number: global functions take no typed pointers for numbers.)
+            live_map::mend(Task(task).files(), fd);
         }
     }
     0

@@ -6,25 +6,59 @@ use pipewarden_common::counter::UNSURE_TABLES;
 
 use crate::counters::count;
 use crate::fd_table::{Slots, users};
-use crate::{live_map, read};
+use crate::{lineage, live_map, read};
 
 /// What a walk does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Aim {
-    /// The map knows nothing of the table yet: put in what is there.
+    /// Put in what is there.
     Enter,
-    /// Make the map say what is there, and nothing else.
-    Look,
+    /// Take out what is not there.
+    Sweep,
     /// The table is going: take out what is there.
     Forget,
 }
 
 /// The way through the table: the kernel's own loop, or a short one where there is none.
 pub trait Way {
+    /// Makes the map say what is in a table, and nothing else.
+    fn look(files: u64);
+    /// Puts a table into the map of which that knows nothing yet.
+    fn enter(files: u64);
+    /// Takes a table out of the map.
+    fn forget(files: u64);
     /// Walks.
     fn walk(walk: &mut Walk);
 }
+
+/// The ways as global functions, which are verified once for each program that calls them.
+macro_rules! global {
+    ($way:ty, $look:ident, $enter:ident, $forget:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $look(files: u64) -> u32 {
+            look::<$way>(files);
+            0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $enter(files: u64) -> u32 {
+            walk::<$way>(files, Aim::Enter, false);
+            0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $forget(files: u64) -> u32 {
+            walk::<$way>(files, Aim::Forget, false);
+            0
+        }
+    };
+}
+global!(Loops, look_at_table, enter_table, forget_table);
+global!(Bounded, look_at_table_bounded, enter_table_bounded, forget_table_bounded);
 
 /// bpf_loop, since Linux 5.17: two small functions to verify, and no end but the table's.
 pub struct Loops;
@@ -46,19 +80,48 @@ pub struct Walk {
     /// The word of the bitmap that the walk is in, and the descriptor that its lowest bit means.
     word: u64,
     base: u32,
+    /// How many ends of pipes were met. As narrow as a look's answer: after one turn it is any number to
+    /// the verifier, and all turns are alike.
+    met: u32,
 }
 
-/// Walks over a table.
+/// Makes the map say what is in a table, and nothing else.
+///
+/// Most slots of most tables are empty. What the map may have of them is asked for only where it has more
+/// of the table than was met.
 #[inline(always)]
-pub fn over<W: Way>(files: u64, aim: Aim) {
-    if files == 0 {
-        return; // a thread that has lost it already
+fn look<W: Way>(files: u64) {
+    let shared = users(files) > 1;
+    let met = walk::<W>(files, Aim::Enter, shared);
+    if u64::from(met) != lineage::slots_of(files) {
+        walk::<W>(files, Aim::Sweep, shared);
     }
-    let shared = aim == Aim::Look && users(files) > 1;
-    W::walk(&mut Walk { files, slots: Slots::of(files), aim, shared, word: 0, base: 0 });
+}
+
+/// Walks over a table; how many ends of pipes were met.
+#[inline(always)]
+fn walk<W: Way>(files: u64, aim: Aim, shared: bool) -> u32 {
+    let mut walk = Walk { files, slots: Slots::of(files), aim, shared, word: 0, base: 0, met: 0 };
+    W::walk(&mut walk);
+    walk.met
 }
 
 impl Way for Loops {
+    #[inline(always)]
+    fn look(files: u64) {
+        look_at_table(files);
+    }
+
+    #[inline(always)]
+    fn enter(files: u64) {
+        enter_table(files);
+    }
+
+    #[inline(always)]
+    fn forget(files: u64) {
+        forget_table(files);
+    }
+
     #[inline(always)]
     fn walk(walk: &mut Walk) {
         let words = walk.slots.size / 64;
@@ -74,7 +137,7 @@ unsafe extern "C" fn each_word(index: u64, context: *mut c_void) -> i64 {
     // SAFETY: `Loops::walk` passes a walk, which nobody else uses meanwhile.
     let walk = unsafe { &mut *context.cast::<Walk>() };
     walk.word = read::at(walk.slots.open + index * 8);
-    if walk.word == 0 && walk.aim != Aim::Look {
+    if walk.word == 0 && walk.aim != Aim::Sweep {
         return 0;
     }
     walk.base = index as u32 * 64;
@@ -88,12 +151,27 @@ unsafe extern "C" fn each_word(index: u64, context: *mut c_void) -> i64 {
 #[inline(never)]
 unsafe extern "C" fn each_slot(bit: u64, context: *mut c_void) -> i64 {
     // SAFETY: as above.
-    let walk = unsafe { &*context.cast::<Walk>() };
+    let walk = unsafe { &mut *context.cast::<Walk>() };
     step(walk, bit as u32);
     0
 }
 
 impl Way for Bounded {
+    #[inline(always)]
+    fn look(files: u64) {
+        look_at_table_bounded(files);
+    }
+
+    #[inline(always)]
+    fn enter(files: u64) {
+        enter_table_bounded(files);
+    }
+
+    #[inline(always)]
+    fn forget(files: u64) {
+        forget_table_bounded(files);
+    }
+
     #[inline(always)]
     fn walk(walk: &mut Walk) {
         if walk.slots.size > BOUND {
@@ -109,19 +187,23 @@ impl Way for Bounded {
 }
 
 #[inline(always)]
-fn step(walk: &Walk, bit: u32) {
+fn step(walk: &mut Walk, bit: u32) {
     let fd = walk.base + bit;
     let open = walk.word >> (bit & 63) & 1 == 1;
     match walk.aim {
-        Aim::Forget if open => live_map::forget(walk.files, fd),
-        // Most slots are empty, and the map says so.
-        Aim::Look if walk.shared => {
-            if open || live_map::knows(walk.files, fd) {
-                live_map::look(walk.files, fd);
-            }
+        Aim::Enter if open && walk.shared => {
+            walk.met = walk.met.wrapping_add(live_map::look(walk.files, fd));
         }
-        Aim::Look if !open => live_map::put(walk.files, fd, 0, false),
-        Aim::Look | Aim::Enter if open => live_map::put(walk.files, fd, walk.slots.file(fd), false),
+        Aim::Enter if open => {
+            walk.met = walk.met.wrapping_add(live_map::put(walk.files, fd, walk.slots.file(fd), 0));
+        }
+        // By now it may be open again.
+        Aim::Sweep if !open && live_map::knows(walk.files, fd) => {
+            live_map::look(walk.files, fd);
+        }
+        Aim::Forget if open => {
+            live_map::forget(walk.files, fd);
+        }
         _ => {}
     }
 }

@@ -32,3 +32,25 @@ pub mod trial;
 pub(crate) fn skipped(why: std::fmt::Arguments<'_>) {
     let _ = nix::unistd::write(std::io::stderr(), format!("SKIPPED {why}\n").as_bytes());
 }
+
+/// A tracker for a test on the best rung that there is here, or a line that says why there is none.
+#[cfg(test)]
+fn tracker_for_test(rungs: &[rung::Rung]) -> Option<tracker::Tracker> {
+    use object::{LoadError, Scope, Sizes};
+    if !self_test::in_initial_pid_namespace() {
+        skipped(format_args!("needs the initial pid namespace"));
+        return None;
+    }
+    for rung in rungs {
+        match tracker::Tracker::attach(*rung, Scope::Lineage, Sizes::RUN) {
+            Ok(tracker) => return Some(tracker),
+            // What the kernel does not have or give is one thing, what its verifier objects to another.
+            Err(error @ LoadError::Stale(_)) => panic!("{rung}: {error}"),
+            Err(error) if error.verifier_tail(1).is_some() => {
+                panic!("{rung}: {error}\n{}", error.verifier_tail(40).unwrap_or_default().join("\n"))
+            }
+            Err(error) => skipped(format_args!("{rung} is not to be had here: {error}")),
+        }
+    }
+    None
+}

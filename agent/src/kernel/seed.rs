@@ -255,10 +255,8 @@ fn take_out<K: Pod + Eq + std::hash::Hash, V: Pod>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::object::{Scope, Sizes};
     use super::super::record::{Record, end_of, pipe_of};
     use super::super::rung::Rung;
-    use super::super::self_test::in_initial_pid_namespace;
     use super::*;
     use crate::pipe::{End, PipeId};
     use pipewarden_common::event::kind;
@@ -267,15 +265,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     fn tracker() -> Option<Tracker> {
-        if !in_initial_pid_namespace() {
-            crate::kernel::skipped(format_args!("needs the initial pid namespace"));
-            return None;
-        }
-        let attached = Rung::ALL.into_iter().find_map(|rung| Tracker::attach(rung, Scope::Lineage, Sizes::RUN).ok());
-        if attached.is_none() {
-            crate::kernel::skipped(format_args!("needs a rung of bpf"));
-        }
-        attached
+        crate::kernel::tracker_for_test(&Rung::ALL)
     }
 
     fn us() -> Root {

@@ -251,29 +251,13 @@ impl Acted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::object::{LoadError, Scope, Sizes};
+    use super::super::object::{Scope, Sizes};
     use super::super::rung::Rung;
     use super::super::tracker::Losses;
     use super::*;
 
-    /// A tracker on a rung that tells about us, or a line that says why there is none here.
     fn tracker(rung: Rung) -> Option<Tracker> {
-        if !in_initial_pid_namespace() {
-            crate::kernel::skipped(format_args!("{rung}: needs the initial pid namespace"));
-            return None;
-        }
-        match Tracker::attach(rung, Scope::Lineage, Sizes::RUN) {
-            Ok(tracker) => Some(tracker),
-            // What the kernel does not have or give is one thing, what its verifier objects to another.
-            Err(error @ LoadError::Stale(_)) => panic!("{rung}: {error}"),
-            Err(error) if error.verifier_tail(1).is_some() => {
-                panic!("{rung}: {error}\n{}", error.verifier_tail(40).unwrap_or_default().join("\n"))
-            }
-            Err(error) => {
-                crate::kernel::skipped(format_args!("{rung} is not to be had here: {error}"));
-                None
-            }
-        }
+        crate::kernel::tracker_for_test(&[rung])
     }
 
     #[test]
