@@ -53,12 +53,14 @@ pub fn play_by_chance(seed: u64, view: &mut dyn View) -> Result<Tally, Failure> 
             play.step(Op::CHECK)?;
         }
         let Some(op) = next(&mut chance, &play.troupe) else { break };
-        if op.hole().is_some_and(|hole| play.holes().contains(&hole)) {
-            continue;
-        }
-        play.step(op)?;
-        if chance.one_in(shape.checks) {
-            play.step(Op::CHECK)?;
+        for op in [op].into_iter().chain(passages(&op, &mut chance, &play.troupe)) {
+            if op.hole().is_some_and(|hole| play.holes().contains(&hole)) {
+                continue;
+            }
+            play.step(op)?;
+            if chance.one_in(shape.checks) {
+                play.step(Op::CHECK)?;
+            }
         }
     }
     play.end()
@@ -89,6 +91,29 @@ fn next(chance: &mut Chance, troupe: &Troupe) -> Option<Op> {
         };
     }
     Some(op)
+}
+
+/// A new mailbox is used: by chance alone, nearly nothing would ever be passed.
+fn passages(op: &Op, chance: &mut Chance, troupe: &Troupe) -> Vec<Op> {
+    if op.kind != Kind::Mailbox {
+        return Vec::new();
+    }
+    let number = op.with[0];
+    let mut passages = Vec::new();
+    for _ in 0..chance.below(4) {
+        let Some(sender) = pick(chance, &troupe.idle()) else { break };
+        let kind = [Kind::Send, Kind::Send, Kind::SendTwo][chance.below(3) as usize];
+        passages.push(Op { task: sender, kind, with: [number, 3 + chance.below(5), 3 + chance.below(5)] });
+    }
+    for _ in 0..chance.below(3) {
+        let kind = [Kind::Receive, Kind::ReceiveMany, Kind::UringReceive][chance.below(3) as usize];
+        passages.push(Op { task: op.task, kind, with: [number, chance.below(2), 0] });
+    }
+    // What Send has no argument for is 0.
+    for op in &mut passages {
+        op.with.iter_mut().skip(op.kind.arguments().len()).for_each(|value| *value = 0);
+    }
+    passages
 }
 
 fn pick(chance: &mut Chance, from: &[u32]) -> Option<u32> {
