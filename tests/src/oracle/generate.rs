@@ -24,11 +24,13 @@ struct Shape {
 }
 
 impl Shape {
+    /// Short steps and no races: a difference is seen soon after what made it, and each time.
+    const CALM: Shape = Shape { length: 150, checks: 3, bursts: 0, burst: 0 };
+
     fn by(chance: &mut Chance) -> Shape {
         let length = 40 + chance.below(160);
         match chance.below(4) {
-            // Short steps, so that a difference is seen soon after what made it.
-            0 => Shape { length, checks: 3, bursts: 0, burst: 0 },
+            0 => Shape { length, ..Shape::CALM },
             1 => Shape { length, checks: 20, bursts: 0, burst: 0 },
             2 => Shape { length, checks: 25, bursts: 25, burst: 60 },
             _ => Shape { length: length / 2, checks: 25, bursts: 12, burst: 400 },
@@ -44,6 +46,19 @@ impl Shape {
 pub fn play_by_chance(seed: u64, view: &mut dyn View) -> Result<Tally, Failure> {
     let mut chance = Chance::new(seed);
     let shape = Shape::by(&mut chance);
+    play_one(shape, chance, view)
+}
+
+/// The same without races: it goes the same way each time.
+///
+/// # Errors
+///
+/// As above.
+pub fn play_calmly(seed: u64, view: &mut dyn View) -> Result<Tally, Failure> {
+    play_one(Shape::CALM, Chance::new(seed), view)
+}
+
+fn play_one(shape: Shape, mut chance: Chance, view: &mut dyn View) -> Result<Tally, Failure> {
     let mut play = Play::new(view);
     for _ in 0..shape.length {
         if shape.bursts != 0 && chance.one_in(shape.bursts) {

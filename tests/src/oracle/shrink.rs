@@ -15,6 +15,7 @@ const RACES: u32 = 4;
 /// The shortest script that was found to fail still.
 pub fn shrink(failure: Failure, view: &mut dyn View) -> Failure {
     let mut search = Search { best: failure, view, until: Instant::now() + LONGEST };
+    search.drop_bursts();
     search.drop_operations();
     search.simplify();
     search.drop_operations();
@@ -46,6 +47,14 @@ impl Search<'_> {
             }
         }
         false
+    }
+
+    /// What fails without races fails each time, and is short soon.
+    fn drop_bursts(&mut self) {
+        if self.best.script.has_races() {
+            let calm = self.best.script.0.iter().copied().filter(|op| !op.kind.is_burst()).collect();
+            self.still_fails(calm);
+        }
     }
 
     /// Leaves out halves, quarters, and so on, down to single operations, until nothing can be left out.

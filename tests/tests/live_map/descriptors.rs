@@ -13,8 +13,8 @@ scripts! {
     close_range_unshare: "0 pipe; 0 pipe; 0 thread 1; 1 pipe; check; 0 close_range 5 4294967295 2";
     close_range_unshare_mid: "0 pipe; 0 pipe; 0 dup2 4 100; 0 thread 1; 1 pipe; check; 0 close_range 4 5 2";
     close_range_unshare_alone: "0 pipe; 0 pipe; 0 close_range 4 5 2";
-    close_range_unshare_and_cloexec: "0 pipe; 0 pipe; 0 thread 1; 0 close_range 4 5 6; check; 0 exec";
-    close_range_cloexec: "0 pipe; 0 close_range 3 3 4; check; 0 fork 1; 1 exec";
+    close_range_unshare_and_cloexec: "0 pipe; 0 pipe; 0 thread 1; 0 close_range 4 5 6?5.11; check; 0 exec";
+    close_range_cloexec: "0 pipe; 0 close_range 3 3 4?5.11; check; 0 fork 1; 1 exec";
     cloexec_by_fcntl: "0 pipe; 0 pipe2 1; 0 set_cloexec 3 1; 0 set_cloexec 5 0; check; 0 exec";
     no_descriptors_left: "0 limit 64; 0 pipe; 0 dup_many 4 500; 0 pipe?; 0 dup2 4 64?; 0 fork 1; 1 dup 4?; 1 close 60; 1 pipe?; 1 dup 4";
     below_the_limit_that_came_later: "0 pipe; 0 dup2 4 100; 0 limit 64; 0 dup2 4 70?; 0 dup_many 3 80; 0 close 100; 0 fork 1";

@@ -1,10 +1,10 @@
 //! A view that lies is found out, and by few operations.
 
-use pipewarden_tests::oracle::generate::play_by_chance;
+use pipewarden_tests::oracle::generate::play_calmly;
 use pipewarden_tests::oracle::liar::{Liar, Lie};
 use pipewarden_tests::oracle::shrink::shrink;
 
-use crate::views::each;
+use crate::views::iterators;
 
 /// More scripts than the rarest lie needs to show.
 const SCRIPTS: u64 = 60;
@@ -18,9 +18,9 @@ fn say(text: &str) {
 }
 
 fn is_found_out(test: &str, lie: Lie) {
-    each(test, |view| {
+    iterators(test, |view| {
         // A liar remembers, and what it remembers is of one machine: each has its own.
-        let failure = (1..SCRIPTS).find_map(|seed| play_by_chance(seed, &mut Liar::new(view, lie)).err());
+        let failure = (1..SCRIPTS).find_map(|seed| play_calmly(seed, &mut Liar::new(view, lie)).err());
         let failure = failure.unwrap_or_else(|| panic!("{lie:?} is not found out"));
         let short = shrink(failure, &mut Liar::new(view, lie));
         say(&format!("{lie:?}: {short}"));
