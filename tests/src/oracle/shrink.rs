@@ -8,7 +8,7 @@ use super::view::View;
 use crate::actor::op::{Kind, Op};
 
 /// What comes of trying for longer is not worth it.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(300);
 /// A script with races is taken to be right only after so many plays.
 const RACES: u32 = 4;
 
