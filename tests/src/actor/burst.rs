@@ -31,9 +31,11 @@ pub fn run(task: Task, seed: u32, count: u32) -> Answer {
 pub fn storm(task: Task, seed: u32, count: u32) -> Answer {
     let mut chance = Chance::new(u64::from(seed) << 8 | u64::from(task.number));
     let place = task.place();
-    let succeeded = (0..count).filter(|_| on_table(task, &mut chance) >= 0).count() as u32;
-    place.succeeded.store(succeeded, Ordering::Relaxed);
-    succeeded as Answer
+    place.succeeded.store(0, Ordering::Relaxed);
+    for _ in 0..count {
+        place.succeeded.fetch_add(u32::from(on_table(task, &mut chance) >= 0), Ordering::Relaxed);
+    }
+    place.succeeded.load(Ordering::Relaxed).try_into().unwrap_or(Answer::MAX)
 }
 
 /// Nothing that waits for another task: that one may have ended.

@@ -261,15 +261,21 @@ impl Troupe {
             let own = Op { task: *number, ..*op };
             self.board().places[*number as usize].ask(&own);
         }
-        let deadline = Deadline::patient();
         let mut succeeded = 0;
         for number in &tasks {
             let place = &self.board().places[*number as usize];
+            // Not how long all of it takes, but how long nothing comes of it.
+            let mut deadline = Deadline::patient();
+            let mut so_far = u32::MAX;
             while !place.is_idle() && place.state.load(Ordering::Acquire) == READY {
                 wait(place, place.done.load(Ordering::Acquire), Duration::from_millis(5));
                 let (pid, tid) = (place.pid.load(Ordering::Relaxed), place.tid.load(Ordering::Relaxed));
                 if !place.is_idle() && task::is_gone(pid, tid) {
                     break; // or about to go on after an exec: then it is a stranger until it does
+                }
+                let now = place.succeeded.load(Ordering::Relaxed);
+                if now != so_far {
+                    (so_far, deadline) = (now, Deadline::patient());
                 }
                 assert!(!deadline.left().is_zero(), "`{op}`: {number} is not done: {}", self.state_of(pid, tid));
             }
