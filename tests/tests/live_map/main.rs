@@ -10,6 +10,7 @@ mod descriptors;
 mod holes;
 mod io_uring;
 mod lies;
+mod loss;
 mod passing;
 mod processes;
 mod storms;
