@@ -61,7 +61,8 @@ fn text(report: &Report) -> String {
         page.line(&feature.name, &verdict(feature.available, &feature.detail));
     }
     page.head("in use");
-    page.line("run", &format!("{}; bpf and node are not in this version", report.auto));
+    let later = report.auto_later.map_or_else(String::new, |rung| format!(", and {rung} after a second"));
+    page.line("run", &format!("{}{later}", report.auto));
     page.line("node", report.node.unwrap_or("not in this version"));
     page.head("to get a better rung");
     match &report.advice.command {

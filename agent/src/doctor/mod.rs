@@ -20,6 +20,7 @@ use crate::kernel::facts::{self, Held};
 use crate::kernel::features::Feature;
 use crate::kernel::lock::{self, Carrier};
 use crate::kernel::self_test::in_initial_pid_namespace;
+use crate::ownership::bpf;
 use crate::ownership::events::Names;
 use crate::ownership::ladder;
 
@@ -32,6 +33,9 @@ pub struct Report {
     pub architecture: &'static str,
     /// What `run --backend auto` picks here, for a command that does not end at once.
     pub auto: &'static str,
+    /// The rung of the live map that it changes to once the command has lived a second; null where it stays
+    /// with what it had.
+    pub auto_later: Option<&'static str>,
     /// What `node` would pick here; null in a version without `node`.
     pub node: Option<&'static str>,
     /// The rungs, best first.
@@ -117,6 +121,16 @@ fn pick(rungs: &mut [Rung]) -> &'static str {
     if auto == Names::CONNECTOR { "proc+connector" } else { "proc" }
 }
 
+/// The live map that it changes to, if nobody else on this machine has one; marked too.
+fn pick_later(rungs: &mut [Rung], tracker: &Tracker) -> Option<&'static str> {
+    if tracker.carried || !bpf::may_be_had() {
+        return None;
+    }
+    let rung = rungs.iter_mut().find(|rung| rung.usable && rung.name.starts_with("bpf-"))?;
+    rung.used_by_run = true;
+    Some(rung.name)
+}
+
 /// Examines this machine. Takes some seconds on a slow one.
 #[must_use]
 pub fn examine() -> Report {
@@ -132,6 +146,8 @@ pub fn examine() -> Report {
     let mut rungs: Vec<Rung> = Probe::RUNGS.iter().map(|probe| rung(*probe, &situation)).collect();
     rungs.push(node());
     let auto = pick(&mut rungs);
+    let tracker = tracker();
+    let auto_later = pick_later(&mut rungs, &tracker);
     let mut features = probe::features();
     features.extend([Probe::Snapshot, Probe::Unprivileged].map(|probe| {
         let verdict = probe.ask();
@@ -146,6 +162,7 @@ pub fn examine() -> Report {
         kernel: facts::release(),
         architecture: env::consts::ARCH,
         auto,
+        auto_later,
         node: None,
         rungs,
         features,
@@ -154,7 +171,7 @@ pub fn examine() -> Report {
         lockdown: lockdown.ok(),
         btf: btf(),
         initial_pid_namespace: situation.initial_pid_namespace,
-        tracker: tracker(),
+        tracker,
         advice,
     }
 }

@@ -1,5 +1,10 @@
 //! The live map as a source: who holds a pipe is looked up, and the kernel says when to look.
 //!
+//! What it does not do is kill from inside the kernel. A program could send SIGKILL to who forks again and
+//! again, at the fork (bpf_send_signal); but then the decision would be taken where nothing can be
+//! verified or recorded first, and the loop over the lineage ends such a process within milliseconds of
+//! the escalation as it is.
+//!
 //! The tracker is shared by the thread that reads its events and the one that asks its map.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -152,7 +152,8 @@ impl Ladder {
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         match &self.step {
-            Step::Rest | Step::Wanted | Step::Loading(_) => None,
+            Step::Rest | Step::Wanted => None,
+            Step::Loading(loading) => Some(loading.deadline),
             Step::At(at) | Step::MapAt(at) => Some(*at),
             Step::Trial(trial, _) => Some(trial.deadline()),
         }
@@ -199,7 +200,7 @@ impl Ladder {
                     Err(error) => Err(Missed { rung: "connector", why: error.to_string() }),
                 })
             }
-            Step::MapAt(at) if now >= at => match Loading::begin() {
+            Step::MapAt(at) if now >= at => match Loading::begin(now) {
                 Ok(loading) => {
                     self.step = Step::Loading(loading);
                     None
@@ -207,6 +208,10 @@ impl Ladder {
                 Err(why) => Some(Err(Missed { rung: "bpf", why: format!("no thread to attach it: {why}") })),
             },
             Step::Loading(loading) => match loading.result() {
+                None if now >= loading.deadline => {
+                    let why = format!("it was not attached within {} s", PATIENCE.as_secs());
+                    Some(Err(Missed { rung: "bpf", why }))
+                }
                 None => {
                     self.step = Step::Loading(loading);
                     None
@@ -231,14 +236,19 @@ impl Ladder {
     }
 }
 
+/// How long a live map may take to be attached. It takes a tenth of a second, seconds on a machine that has
+/// no time at all, and in a kernel that never answers it must not be waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A live map that is being attached: it takes a tenth of a second and more, most of it in the verifier.
 struct Loading {
+    deadline: Instant,
     result: Receiver<(Result<bpf::Attached, NoMap>, Duration)>,
     done: Arc<EventFd>,
 }
 
 impl Loading {
-    fn begin() -> io::Result<Loading> {
+    fn begin(now: Instant) -> io::Result<Loading> {
         let done = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (send, result) = sync_channel(1);
         let tell = Arc::clone(&done);
@@ -251,7 +261,7 @@ impl Loading {
                 let _ = tell.write(1);
             }
         })?;
-        Ok(Loading { result, done })
+        Ok(Loading { deadline: now + PATIENCE, result, done })
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
