@@ -9,7 +9,21 @@ pub fn share_one_heap() {
     // SAFETY: mallopt takes two integers, and no other thread allocates yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        // What is large goes back to the kernel when it is freed. (By itself the bound moves up to the
+        // largest block that was freed so far.)
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
     }
+}
+
+/// Gives back what something large left behind: freed memory between what is still in use, and the code
+/// that it took.
+pub fn settle() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes an integer, and only gives back what nobody uses.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    shrink();
 }
 
 /// Takes the program's code and constants out of this process's memory: what is needed again comes

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use super::footprint;
 use super::journal::Journal;
 use crate::ownership::events::{Events, LineageEvent, Names};
 use crate::ownership::keep::Keep;
@@ -108,6 +109,8 @@ impl Tracker {
         journal.source_attached(attached.events.names(), Some(attached.took));
         self.events = Some(attached.events);
         self.told = true;
+        // To attach a live map takes five times the memory that it needs afterwards.
+        footprint::settle();
     }
 
     /// The next event, if there is one. That there will be none any more is recorded, and no error.
