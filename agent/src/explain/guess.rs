@@ -87,17 +87,19 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
-        let mut seen = loop {
+        let machine = Machine::look(deadline).unwrap();
+        let reader = Reader { machine: &machine, full: true };
+        // On its way to sleep a thread is in a call, and its own name for where it waits is another's.
+        let (mut seen, known) = loop {
             assert!(Instant::now() < deadline, "cat never reads");
-            match thread(pid, pid) {
-                Some(thread) if thread.wchan.as_deref().is_some_and(|name| name.contains("pipe_read")) => break thread,
+            let seen = thread(pid, pid);
+            let asleep = seen.filter(|thread| thread.wchan.as_deref().is_some_and(|name| name.contains("pipe_read")));
+            let known = asleep.map(|thread| (reader.wait(pid, &thread), thread));
+            match known {
+                Some((known, thread)) if !known.guessed && known.what == For::Read => break (thread, known),
                 _ => std::thread::yield_now(),
             }
         };
-        let machine = Machine::look(deadline).unwrap();
-        let reader = Reader { machine: &machine, full: true };
-        let known = reader.wait(pid, &seen);
-        assert!(!known.guessed && known.what == For::Read);
         seen.call = None;
         let guessed = reader.wait(pid, &seen);
         assert!(guessed.guessed && guessed.what == For::Read);

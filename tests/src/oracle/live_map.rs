@@ -127,8 +127,9 @@ impl Map {
         // As a run does: what was lost is made up for by another seeding.
         let losses = self.tracker.losses();
         if losses != self.losses {
+            // What is lost while it is seeded is lost after what it found.
             seed(&mut self.tracker);
-            self.losses = self.tracker.losses();
+            self.losses = losses;
         }
         let processes: HashMap<_, _> = self.tracker.processes().expect("the map can be read").into_iter().collect();
         let tables: HashMap<_, _> = self.tracker.tables().expect("the map can be read").into_iter().collect();
