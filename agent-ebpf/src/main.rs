@@ -16,6 +16,7 @@
 
 mod calls;
 mod counters;
+mod empty;
 mod entry;
 mod fd_table;
 mod globals;

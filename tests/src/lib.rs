@@ -22,6 +22,7 @@ pub mod fixture;
 pub mod kernel;
 pub mod log;
 pub mod oracle;
+pub mod own_lock;
 pub mod packages;
 pub mod process;
 pub mod reader;

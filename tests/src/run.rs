@@ -14,6 +14,7 @@ use crate::binaries::{UNDER_TEST, binary};
 use crate::deadline::{Deadline, PATIENCE};
 use crate::fixture::SOCKET;
 use crate::kernel;
+use crate::own_lock;
 use crate::process::Process;
 use crate::reader::{Pace, Read, read_to_end};
 use crate::report::Report;
@@ -21,6 +22,15 @@ use crate::stage::Stage;
 
 /// Names a backend for every run of the suite that asks for none itself.
 pub const BACKEND: &str = "PIPEWARDEN_TEST_BACKEND";
+
+/// Whether the suite's runs have this backend.
+#[must_use]
+pub fn backend_is(backend: &str) -> bool {
+    is_root() && std::env::var_os(BACKEND).is_some_and(|asked| asked == backend)
+}
+
+/// What a run says that is to have the live map, of which the machine has one.
+const BPF: &str = "--backend=bpf";
 
 /// A run to be started.
 #[derive(Debug)]
@@ -40,6 +50,7 @@ pub struct Run<'a> {
     environment: Vec<(OsString, OsString)>,
     terminal: bool,
     elsewhere: bool,
+    lock: Option<PathBuf>,
 }
 
 impl<'a> Run<'a> {
@@ -62,6 +73,7 @@ impl<'a> Run<'a> {
             environment: Vec::new(),
             terminal: false,
             elsewhere: false,
+            lock: None,
         }
     }
 
@@ -137,7 +149,7 @@ impl<'a> Run<'a> {
     /// As this user, without any capability, if we are root; as we are otherwise.
     #[must_use]
     pub fn as_user(mut self, uid: u32) -> Self {
-        self.uid = nix::unistd::geteuid().is_root().then_some(uid);
+        self.uid = is_root().then_some(uid);
         self
     }
 
@@ -176,14 +188,26 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// The words of the whole: for a run inside something else.
+    /// With a tracker's lock of its own, whoever carries the machine's tracker: `lock` is what
+    /// [`own_lock::new`] gave.
+    #[must_use]
+    pub fn own_lock(mut self, lock: PathBuf) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    /// The words of the whole: for a run inside something else. If that is a run too, it carries the tracker.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {
+        self.line(self.backend().filter(|option| option != BPF))
+    }
+
+    fn line(&self, backend: Option<OsString>) -> Vec<OsString> {
         let mut words = self.wrapper.clone();
         words.push(self.reachable(binary(UNDER_TEST)).into_os_string());
         words.extend(["run", "--report", self.report].map(OsString::from));
         words.extend(self.options.clone());
-        words.extend(self.backend());
+        words.extend(backend);
         words.push("--".into());
         words.extend(self.command.iter().cloned().enumerate().map(|(index, word)| {
             let path = PathBuf::from(&word);
@@ -197,9 +221,15 @@ impl<'a> Run<'a> {
         let asked = std::env::var_os(BACKEND).filter(|backend| !backend.is_empty())?;
         let says = self.options.iter().any(|word| word == "--backend");
         let unshared = self.elsewhere || self.wrapper.iter().any(|word| word == "unshare");
+        let has_it = match asked.to_str() {
+            Some("proc") => true,
+            // Another user may not load programs.
+            Some("bpf") => !unshared && self.uid.is_none() && is_root(),
+            _ => !unshared,
+        };
         let mut option = OsString::from("--backend=");
         option.push(&asked);
-        (!says && (asked == "proc" || !unshared)).then_some(option)
+        (!says && has_it).then_some(option)
     }
 
     /// Another user may not reach the folder that we were built in: a copy on the stage then.
@@ -218,8 +248,14 @@ impl<'a> Run<'a> {
     ///
     /// When it cannot be started.
     #[must_use]
-    pub fn start(self) -> Running {
-        let words = self.words();
+    pub fn start(mut self) -> Running {
+        let backend = self.backend();
+        let asked = self.options.windows(2).any(|words| words[0] == "--backend" && words[1] == "bpf");
+        // As root alone: nobody else has mount namespaces, or a live map.
+        if self.lock.is_none() && (asked || backend.as_ref().is_some_and(|option| option == BPF)) && is_root() {
+            self.lock = Some(own_lock::new(self.stage));
+        }
+        let words = self.line(backend);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env(SOCKET, self.stage.socket()).envs(self.environment);
         if self.terminal {
@@ -228,6 +264,9 @@ impl<'a> Run<'a> {
         } else {
             // Never the terminal's foreground group, whoever runs the tests.
             command.process_group(0);
+        }
+        if let Some(lock) = &self.lock {
+            own_lock::instead_of_the_machines(&mut command, lock);
         }
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
@@ -269,6 +308,10 @@ pub fn copied(program: &Path, copy: &Path) {
     if !copy.exists() {
         assert!(Command::new("cp").arg(program).arg(copy).status().unwrap().success());
     }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// Starts a session whose controlling terminal is descriptor 0.

@@ -7,12 +7,14 @@
 //! - [`snapshot`]: the iterators alone.
 //! - [`connector`]: events without BPF.
 //! - [`self_test`] and [`trial`]: nothing is usable before it told the truth about a child of ours.
+//! - [`empty`]: what the hooks cost by themselves.
 //! - [`facts`] and [`features`]: what this kernel, and this process in it, can do.
-//! - [`lock`]: who carries the machine's tracker.
+//! - [`lock`]: who carries the machine's tracker; [`room`]: how much its maps hold.
 
 pub mod btf;
 mod calls;
 pub mod connector;
+pub mod empty;
 pub mod facts;
 pub mod features;
 pub mod lock;
@@ -20,6 +22,7 @@ pub mod lock;
 mod log;
 pub mod object;
 pub mod record;
+pub mod room;
 pub mod rung;
 pub mod seed;
 pub mod self_test;

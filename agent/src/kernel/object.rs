@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pipewarden_common::offsets::{self, OFFSETS, global};
 
 use super::btf::{Btf, BtfError, Name};
-use super::calls;
+use super::{calls, facts};
 
 /// What `cargo xtask build-ebpf` built.
 #[cfg(not(feature = "bpf-log"))]
@@ -139,6 +139,7 @@ pub struct Opened {
     /// Programs and maps.
     pub ebpf: Ebpf,
     types: Btf,
+    _memlock: Option<Memlock>,
 }
 
 impl Opened {
@@ -161,7 +162,7 @@ impl Opened {
 ///
 /// [`LoadError`].
 pub fn open(scope: Scope, sizes: &Sizes) -> Result<Opened, LoadError> {
-    raise_memlock();
+    let memlock = Memlock::raised();
     let types = Btf::of_the_kernel()?;
     let globals = globals(&types, scope)?;
     let mut loader = EbpfLoader::new();
@@ -178,7 +179,7 @@ pub fn open(scope: Scope, sizes: &Sizes) -> Result<Opened, LoadError> {
         .map_max_entries(offsets::MAP_EVENTS, sizes.event_bytes);
     let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
     fill_calls(&mut ebpf)?;
-    Ok(Opened { ebpf, types })
+    Ok(Opened { ebpf, types, _memlock: memlock })
 }
 
 fn fill_calls(ebpf: &mut Ebpf) -> Result<(), LoadError> {
@@ -209,13 +210,31 @@ fn offset(types: &Btf, path: &str) -> Result<u64, BtfError> {
     }
 }
 
-/// Before 5.11, maps and programs count against `RLIMIT_MEMLOCK`, which is 64 KiB by default. Not
-/// being allowed to raise it is no error here: later kernels do not ask.
-fn raise_memlock() {
-    if setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).is_err()
-        && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
-    {
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+/// Before Linux 5.11, maps and programs count against `RLIMIT_MEMLOCK`, which is 64 KiB by default, when
+/// they are made. Until this is dropped the limit is as high as we may raise it: a command inherits ours,
+/// and finds what it would without us.
+struct Memlock {
+    soft: libc::rlim_t,
+    hard: libc::rlim_t,
+}
+
+impl Memlock {
+    /// Not being allowed to is no error here: the kernel says what it does not give.
+    fn raised() -> Option<Memlock> {
+        if facts::version() >= (5, 11) {
+            return None;
+        }
+        let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+        if setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).is_err() {
+            let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+        }
+        Some(Memlock { soft, hard })
+    }
+}
+
+impl Drop for Memlock {
+    fn drop(&mut self) {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, self.soft, self.hard);
     }
 }
 

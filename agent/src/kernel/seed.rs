@@ -44,7 +44,7 @@ pub struct Seeded {
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
     /// A map refused.
-    #[error("the live map cannot be written: {0}")]
+    #[error("the live map cannot be written: {}", why(.0))]
     Map(#[from] MapError),
     /// An iterator refused.
     #[error(transparent)]
@@ -52,6 +52,15 @@ pub enum SeedError {
     /// The lineage could not be read.
     #[error("the lineage cannot be read: {0}")]
     Lineage(#[from] io::Error),
+}
+
+/// What a map said, in words: the library names the call alone.
+fn why(error: &MapError) -> String {
+    match error {
+        MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => "it is full".to_owned(),
+        MapError::SyscallError(call) => format!("{}: {}", call.call, call.io_error),
+        error => error.to_string(),
+    }
 }
 
 /// A pass that took something out is followed by another: what was taken out wrongly, because it came

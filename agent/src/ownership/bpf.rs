@@ -23,8 +23,9 @@ use super::proc::Proc;
 use super::{Census, Lineage, Question, Scope, Source};
 use crate::kernel::facts::Held;
 use crate::kernel::lock::{self, Carrier, TrackerLock};
-use crate::kernel::object::{self, LoadError, Sizes};
+use crate::kernel::object::{self, LoadError};
 use crate::kernel::record::{Record, end_of, pipe_of, process_of};
+use crate::kernel::room::{self, BadRoom};
 use crate::kernel::rung::Rung;
 use crate::kernel::seed::Root;
 use crate::kernel::self_test::{self, SelfTestError, in_initial_pid_namespace};
@@ -43,6 +44,9 @@ pub enum NoMap {
     /// The lock that says so cannot be had.
     #[error("/run/pipewarden/tracker.lock: {0}")]
     Lock(#[source] io::Error),
+    /// The environment says nothing sensible of how large it is to be.
+    #[error(transparent)]
+    Room(#[from] BadRoom),
     /// No rung attaches; what the last one, which needs least, says.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -103,6 +107,7 @@ impl Attached {
             home: 0,
             losses: Losses::default(),
             next_check: Instant::now() + CHECK,
+            taken: 0,
         }
     }
 }
@@ -118,6 +123,7 @@ pub fn may_be_had() -> bool {
 type Test = fn(&mut Tracker, Reader) -> Result<Reader, SelfTestError>;
 
 fn attach(test: Test) -> Result<Attached, NoMap> {
+    let sizes = room::of_a_run()?;
     let Some(lock) = TrackerLock::take(&lock::path(), "run").map_err(NoMap::Lock)? else {
         return Err(NoMap::Carried(match lock::carrier(&lock::path()) {
             Ok(Carrier::Process { pid, role }) => format!("{role} (pid {pid})"),
@@ -126,7 +132,7 @@ fn attach(test: Test) -> Result<Attached, NoMap> {
     };
     let mut last = None;
     for rung in Rung::ALL {
-        match Tracker::attach(rung, object::Scope::Lineage, Sizes::RUN) {
+        match Tracker::attach(rung, object::Scope::Lineage, sizes) {
             Ok(mut tracker) => {
                 let Some(reader) = tracker.take_reader() else { continue };
                 match test(&mut tracker, reader) {
@@ -165,6 +171,10 @@ impl Shared {
 /// How often it is asked whether anything was lost, beside each time that the map is.
 const CHECK: Duration = Duration::from_secs(1);
 
+/// How many records are taken in one turn: who forks as fast as it can does not keep a run from its
+/// clocks.
+const TURN: u32 = 256;
+
 /// The live map's events, for one run.
 pub struct BpfEvents {
     names: Names,
@@ -173,6 +183,7 @@ pub struct BpfEvents {
     home: i32,
     losses: Losses,
     next_check: Instant,
+    taken: u32,
 }
 
 impl Events for BpfEvents {
@@ -185,10 +196,16 @@ impl Events for BpfEvents {
     }
 
     fn next(&mut self) -> io::Result<Option<LineageEvent>> {
-        while let Some(record) = self.reader.next_record() {
+        while self.taken < TURN {
+            let Some(record) = self.reader.next_record() else { break };
+            self.taken += 1;
             if let Some(event) = self.event(&record) {
                 return Ok(Some(event));
             }
+        }
+        let was_a_turn = std::mem::take(&mut self.taken) == TURN;
+        if was_a_turn {
+            return Ok(None);
         }
         let noted = self.shared.seeded.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((why, missed)) = noted {
@@ -256,18 +273,22 @@ impl BpfEvents {
         Some(Escaped { pid: event.pid.cast_signed(), happened, holds })
     }
 
-    /// Whether the kernel lost anything since this was asked last.
+    /// Whether the kernel lost anything since this was asked last. What the programs count is asked whenever
+    /// the ring buffer has been emptied: nothing may come any more by which it would be asked later.
     fn lost(&mut self) -> Option<LineageEvent> {
+        let tracker = match self.shared.tracker.try_lock() {
+            Ok(tracker) => tracker,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None, // it is being asked, and looks itself
+        };
         let now = Instant::now();
-        if now < self.next_check {
+        let counted = Losses { skipped: self.losses.skipped, ..tracker.counted_losses() };
+        if now < self.next_check && counted == self.losses {
             return None;
         }
         self.next_check = now + CHECK;
-        let losses = match self.shared.tracker.try_lock() {
-            Ok(tracker) => tracker.losses(),
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().losses(),
-            Err(TryLockError::WouldBlock) => return None, // it is being asked, and looks itself
-        };
+        let losses = tracker.losses();
+        drop(tracker);
         let before = std::mem::replace(&mut self.losses, losses);
         let (why, missed) = losses.since(&before)?;
         self.shared.must_seed.store(true, Ordering::Release);

@@ -33,6 +33,15 @@ fn no_connector_in_another_pid_namespace() {
     }
 }
 
+/// Programs are loaded with `CAP_BPF` and `CAP_PERFMON`, or with `CAP_SYS_ADMIN`.
+#[test]
+fn no_live_map_without_the_capabilities() {
+    if !skip("no_live_map_without_the_capabilities", &[Need::Root]) {
+        let less = ["setpriv", "--bounding-set=-bpf,-perfmon,-sys_admin", "--inh-caps=-all"];
+        is_refused(&less, ["--backend", "bpf"], "pipewarden doctor says more");
+    }
+}
+
 #[test]
 fn what_is_not_built_is_said() {
     is_refused(&[], ["--backend", "node"], "not in this version");

@@ -7,6 +7,7 @@
 
 mod by_chance;
 mod descriptors;
+mod fill;
 mod holes;
 mod io_uring;
 mod lies;

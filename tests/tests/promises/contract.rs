@@ -7,7 +7,8 @@ use std::process::Command;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::fixture::{COMMAND, GATE, LAST_LINE};
-use pipewarden_tests::run::Run;
+use pipewarden_tests::own_lock;
+use pipewarden_tests::run::{self, Run};
 use pipewarden_tests::skip::{Need, skip};
 use pipewarden_tests::stage::Stage;
 
@@ -61,22 +62,29 @@ fn what_is_not_executable_is_126() {
 const SELF_PORTRAIT: &str = r#"
     grep -E '^(Sig(Blk|Ign)|Cap|Umask|NoNewPrivs|Seccomp|Groups|Uid|Gid|Cpus_allowed):' /proc/self/status
     cat /proc/self/limits /proc/self/oom_score_adj /proc/self/timerslack_ns /proc/self/personality
-    cat /proc/self/cgroup; readlink /proc/self/ns/*; nice; pwd; ulimit -a
+    cat /proc/self/cgroup; readlink /proc/self/ns/* | grep -v "$OTHER_NAMESPACE"; nice; pwd; ulimit -a
     env | grep -v '^_=' | sort; ls /proc/self/fd
 "#;
 
 fn portrait(prepare: &str, run: bool) -> String {
     let stage = Stage::new();
     let prepared = format!("{prepare}\nexec \"$@\"");
+    // A test's own tracker lock is in a mount namespace, which the harness made.
+    let own = run::backend_is("bpf");
+    let other = if own { "mnt:" } else { "none" };
     if run {
         let ended = Run::on(&stage).report("none").wrapped_in(["bash", "-c", &prepared, "bash"]);
-        let ended = ended.env("PIPEWARDEN_FIXTURE_SOCKET", "-").bash(SELF_PORTRAIT).end();
+        let ended = ended.env("PIPEWARDEN_FIXTURE_SOCKET", "-").env("OTHER_NAMESPACE", other);
+        let ended = ended.bash(SELF_PORTRAIT).end();
         assert_eq!((ended.code(), ended.stderr.text()), (0, String::new()));
         return ended.stdout.text();
     }
     let mut command = Command::new("bash");
     command.args(["-c", &prepared, "bash", "bash", "-c", SELF_PORTRAIT]).process_group(0);
-    command.env("PIPEWARDEN_FIXTURE_SOCKET", "-").stdin(std::process::Stdio::null());
+    command.env("PIPEWARDEN_FIXTURE_SOCKET", "-").env("OTHER_NAMESPACE", other).stdin(std::process::Stdio::null());
+    if own {
+        own_lock::instead_of_the_machines(&mut command, &own_lock::new(&stage));
+    }
     String::from_utf8(command.output().unwrap().stdout).unwrap()
 }
 
