@@ -73,7 +73,8 @@ fn during_an_ending(plan: &Plan) -> Result<(u64, u64)> {
     Ok((most, peak))
 }
 
-fn status_kb(pid: u32, field: &str) -> Result<u64> {
+/// A field of `/proc/PID/status`, in kB.
+pub(super) fn status_kb(pid: u32, field: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.trim_matches([':', ' ', '\t']).strip_suffix(" kB")?.parse().ok())

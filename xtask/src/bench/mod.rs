@@ -8,6 +8,7 @@ pub(crate) mod actor;
 mod crowd;
 mod eof;
 mod machine;
+mod map;
 mod memory;
 mod plan;
 mod samples;
@@ -45,6 +46,8 @@ enum What {
     Memory,
     /// Finding a pipe's holders through /proc
     Proc,
+    /// The live map: how soon, how fast, and at what cost
+    Map,
 }
 
 impl Bench {
@@ -63,6 +66,7 @@ impl Bench {
                 What::Throughput => throughput::measure(&plan, &mut table)?,
                 What::Memory => memory::measure(&plan, &mut table)?,
                 What::Proc => scan::measure(&plan, &mut table)?,
+                What::Map => map::measure(&plan, &mut table)?,
             }
         }
         println!("\n{table}");

@@ -12,6 +12,7 @@ use crate::workspace::{root, target};
 pub(crate) struct Plan {
     pipewarden: PathBuf,
     scan: PathBuf,
+    map: PathBuf,
     actor: PathBuf,
     quick: bool,
 }
@@ -20,7 +21,9 @@ impl Plan {
     /// Builds the programs.
     pub(crate) fn new(quick: bool) -> Result<Plan> {
         eprintln!("building the release programs (the first time takes a minute or two) ...");
-        for (package, program) in [("pipewarden", "pipewarden"), ("pipewarden-tests", "time_scan")] {
+        let programs =
+            [("pipewarden", "pipewarden"), ("pipewarden-tests", "time_scan"), ("pipewarden-tests", "time_map")];
+        for (package, program) in programs {
             let mut cargo = Command::new("cargo");
             without_cargo(&mut cargo).args(["build", "--release", "--quiet", "--package", package, "--bin", program]);
             run(cargo.current_dir(root()))?;
@@ -29,6 +32,7 @@ impl Plan {
         Ok(Plan {
             pipewarden: folder.join("pipewarden"),
             scan: folder.join("time_scan"),
+            map: folder.join("time_map"),
             actor: std::env::current_exe().context("cannot find this program's own file")?,
             quick,
         })
@@ -50,6 +54,16 @@ impl Plan {
     pub(crate) fn actor(&self, part: &[&str]) -> Vec<String> {
         let program = self.actor.to_string_lossy().into_owned();
         [program, "bench-actor".to_owned()].into_iter().chain(part.iter().map(|&word| word.to_owned())).collect()
+    }
+
+    /// Whether so few samples are wanted that nothing is to be concluded from them.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.quick
+    }
+
+    /// The program that times the live map through the library.
+    pub(crate) fn map(&self) -> Command {
+        Command::new(&self.map)
     }
 
     /// The program that times scans through the library.
