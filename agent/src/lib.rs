@@ -15,15 +15,19 @@
 //! - [`explain`]: the hang explained: who waits for whom, and what would release it.
 //! - [`doctor`]: what of all this works here, and why the rest does not.
 //! - [`supervise`]: several commands, each in a run of its own.
+//! - [`node`]: the shared tracker of a machine, and its policies.
+//! - [`config`]: configuration files, with the line of whatever is wrong in them.
 //! - [`value`]: durations and signals as people write them.
 //! - [`cli`]: arguments, and how results are printed.
 
 pub mod act;
 pub mod audit;
 pub mod cli;
+pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod kernel;
+pub mod node;
 pub mod ownership;
 pub mod pipe;
 pub mod process;

@@ -47,6 +47,47 @@ pub fn bound(text: &str) -> Result<Bound, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound(pub Option<Duration>);
 
+/// `10/1m`: how many in how long a time; `off` is any number.
+///
+/// # Errors
+///
+/// What would be right, in one line.
+pub fn rate(text: &str) -> Result<Option<(usize, Duration)>, String> {
+    let right = || "use N/DURATION, such as \"10/10m\", or \"off\"".to_owned();
+    if text == "off" {
+        return Ok(None);
+    }
+    let (count, window) = text.split_once('/').ok_or_else(right)?;
+    let count = count.trim().parse().map_err(|_| right())?;
+    let window = duration(window).map_err(|_| right())?;
+    if window.is_zero() { Err(right()) } else { Ok(Some((count, window))) }
+}
+
+/// `64MiB`, `10MB`, `4096`: a number of bytes.
+///
+/// # Errors
+///
+/// What would be right, in one line.
+pub fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 8] = [
+        ("", 1),
+        ("B", 1),
+        ("KB", 1000),
+        ("KIB", 1 << 10),
+        ("MB", 1_000_000),
+        ("MIB", 1 << 20),
+        ("GB", 1_000_000_000),
+        ("GIB", 1 << 30),
+    ];
+    let right = || "use a size such as 64MiB, 100MB or a number of bytes".to_owned();
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_uppercase();
+    let unit = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(right)?.1;
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(right)
+}
+
 /// `TERM`, `SIGTERM` or `15`.
 ///
 /// # Errors
@@ -112,6 +153,21 @@ mod tests {
         }
         for text in ["", "0", "99", "FOO", "SIG", "-9"] {
             assert!(signal(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_and_sizes_are_read_as_people_write_them() {
+        assert_eq!(rate("10/1m"), Ok(Some((10, Duration::from_secs(60)))));
+        assert_eq!(rate("0/1s"), Ok(Some((0, Duration::from_secs(1)))));
+        assert_eq!(rate("off"), Ok(None));
+        for text in ["", "10", "10/", "/1m", "-1/1m", "10/0", "10/x"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert_eq!((size("0"), size("4096"), size("64MiB")), (Ok(0), Ok(4096), Ok(64 << 20)));
+        assert_eq!((size("10 MB"), size("1gib"), size("7kb")), (Ok(10_000_000), Ok(1 << 30), Ok(7000)));
+        for text in ["", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB"] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 

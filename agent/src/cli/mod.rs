@@ -6,6 +6,7 @@ mod explained;
 pub mod fifo;
 pub mod holders;
 mod lifecycle;
+pub mod node;
 pub mod print;
 pub mod run;
 pub mod supervise;
@@ -41,6 +42,7 @@ enum Verb {
     #[command(flatten)]
     Main(Main),
     Supervise(Box<supervise::Supervise>),
+    Node(node::Node),
     /// Check the audit log that --audit wrote
     #[command(subcommand)]
     Audit(audit::Command),
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
     match parse() {
         Ok((Cli { verb: Verb::Main(Main::Run(run)) }, written)) => run.run(written),
         Ok((Cli { verb: Verb::Supervise(supervise) }, _)) => supervise.run(),
+        Ok((Cli { verb: Verb::Node(node) }, _)) => node.run(),
         Ok((Cli { verb: Verb::Audit(command) }, _)) => audit::run(&command),
         Ok((Cli { verb: Verb::Holders(holders) }, _)) => holders.run(),
         Ok((Cli { verb: Verb::Why(why) }, _)) => why.run(),

@@ -38,7 +38,7 @@ use crate::audit::sink::{OpenError, Sink};
 use crate::run::relay::{self, Role};
 use crate::run::signals::Signals;
 use crate::run::terminal;
-use config::{Config, ConfigError};
+use config::Config;
 use control::Server;
 use manager::{Manager, Setup};
 use output::Outputs;
@@ -59,7 +59,7 @@ pub struct Options {
 pub enum SuperviseError {
     /// The configuration.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] crate::config::ConfigError),
     /// The audit log cannot be had.
     #[error(transparent)]
     Audit(#[from] OpenError),

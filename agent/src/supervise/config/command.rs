@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Group, Uid, getgrouplist};
 use regex::bytes::Regex;
 
-use super::reader::{ConfigError, Table, Value};
 use super::{Account, Address, Command, Ending, Launch, Output, Policy, Ready, Restart, Stdin};
+use crate::config::{ConfigError, Table, Value};
 use crate::ownership::keep::Keep;
 use crate::run::options::{OnForeign, OnHolder, OnOpaque, Reap, User};
 use crate::value;
@@ -42,20 +42,8 @@ fn policy(table: &mut Table<'_>) -> Read<Policy> {
     }
     let backoff_reset = time(table, "backoff_reset", Duration::from_secs(60))?;
     let limit = table.take("restart_limit");
-    let limit = limit.map_or(Ok(Some((10, Duration::from_secs(600)))), |value| value.parsed(parse_limit))?;
+    let limit = limit.map_or(Ok(Some((10, Duration::from_secs(600)))), |value| value.parsed(value::rate))?;
     Ok(Policy { restart, backoff, backoff_max, backoff_reset, limit })
-}
-
-/// `10/10m`, or `off`.
-fn parse_limit(text: &str) -> Result<Option<(usize, Duration)>, String> {
-    let right = || "use N/DURATION, such as \"10/10m\", or \"off\"".to_owned();
-    if text == "off" {
-        return Ok(None);
-    }
-    let (count, window) = text.split_once('/').ok_or_else(right)?;
-    let count = count.trim().parse().map_err(|_| right())?;
-    let window = value::duration(window).map_err(|_| right())?;
-    if window.is_zero() { Err(right()) } else { Ok(Some((count, window))) }
 }
 
 fn launch(table: &mut Table<'_>, restart: Restart) -> Read<Launch> {

@@ -1,7 +1,6 @@
 //! The configuration file: what it may say, and what it means.
 
 mod command;
-mod reader;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +10,9 @@ use nix::sys::signal::Signal;
 use regex::bytes::Regex;
 
 use crate::audit::Target;
+use crate::config::{ConfigError, Source, Table, Value};
 pub use crate::run::options::Stdin;
 use crate::run::options::{OnForeign, OnHolder, OnOpaque, Reap, User};
-pub use reader::ConfigError;
-use reader::{Source, Table};
 
 /// A configuration that is sound in itself.
 #[derive(Clone, Debug)]
@@ -205,14 +203,8 @@ impl Config {
     ///
     /// The first thing that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let name = path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Config::parse(name, text),
-            Err(error) => {
-                let text = format!("it cannot be read: {error}; name a TOML file (see docs/supervise.md)");
-                Err(ConfigError { file: name, line: 1, text })
-            }
-        }
+        let source = Source::load(path, "docs/supervise.md")?;
+        source.read(|table| read(&source, table))
     }
 
     /// Reads and checks a text.
@@ -276,7 +268,7 @@ fn read(source: &Source, mut table: Table<'_>) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-fn audit_target(value: &reader::Value<'_>) -> Result<Target, ConfigError> {
+fn audit_target(value: &Value<'_>) -> Result<Target, ConfigError> {
     match value.text()? {
         "-" => Err(value.wrong("\"-\" would be mixed with the commands' stderr; name a file")),
         path => Ok(Target::Path(path.into())),

@@ -1,5 +1,6 @@
-//! TOML with its lines: whatever is wrong is said with the file, the line and the key.
+//! Configuration files: TOML with its lines. Whatever is wrong is said with the file, the line and the key.
 
+use std::path::Path;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -29,6 +30,22 @@ impl Source {
     #[must_use]
     pub fn new(name: String, text: String) -> Source {
         Source { name, text }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be read, and which document says what would be in it.
+    pub fn load(path: &Path, document: &str) -> Result<Source, ConfigError> {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Source::new(name, text)),
+            Err(error) => {
+                let text = format!("it cannot be read: {error}; name a TOML file (see {document})");
+                Err(ConfigError { file: name, line: 1, text })
+            }
+        }
     }
 
     /// An error about a line.
@@ -94,6 +111,18 @@ impl<'a> Table<'a> {
         self.take(key).ok_or_else(|| {
             self.source.wrong(self.line, format!("{}: {key} is missing; write {key} = {such_as}", self.key))
         })
+    }
+
+    /// The line that it begins in.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// An error about the table as a whole.
+    #[must_use]
+    pub fn wrong(&self, text: &str) -> ConfigError {
+        self.source.wrong(self.line, format!("{}: {text}", self.key))
     }
 
     /// All entries, whatever their names, in the order of the file.
@@ -202,6 +231,25 @@ impl<'a> Value<'a> {
     pub fn table(&self, such_as: &str) -> Result<Table<'a>, ConfigError> {
         let table = self.value.as_table().ok_or_else(|| self.no(such_as))?;
         Ok(Table::new(self.source, self.key.clone(), self.line, table))
+    }
+
+    /// A list of tables: `[[KEY]]`.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn tables(&self, such_as: &str) -> Result<Vec<Table<'a>>, ConfigError> {
+        let list = self.value.as_array().ok_or_else(|| self.no(such_as))?;
+        list.iter()
+            .map(|item| {
+                let line = self.source.line_at(item.span().start);
+                let table = item.get_ref().as_table().ok_or_else(|| {
+                    let kind = kind(item.get_ref());
+                    self.source.wrong(line, format!("{}: {kind} is in the list; use {such_as}", self.key))
+                })?;
+                Ok(Table::new(self.source, self.key.clone(), line, table))
+            })
+            .collect()
     }
 
     /// A text, or a number as it is written, that something else is made of.

@@ -1,0 +1,5 @@
+//! The shared tracker of a machine: whose pipes are withheld, and what a policy does about it.
+//!
+//! - [`config`]: `node.toml`.
+
+pub mod config;
