@@ -1,9 +1,10 @@
-//! The shared tracker of a machine: whose pipes are withheld, and what a policy does about it.
 //!
 //! - [`config`]: `node.toml`.
 //! - [`identity`]: which container and pod a process is in.
 //! - [`attribution`]: the same, remembered by cgroup.
+//! - [`withheld`]: which pipes are withheld; no I/O.
 
 pub mod attribution;
 pub mod config;
 pub mod identity;
+pub mod withheld;
