@@ -1,35 +1,118 @@
 //! `pipewarden node`: the policies of a machine.
 
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::print::{complain, print};
 use crate::node::config::{Config, OnWithheld, PATH};
+use crate::node::policy::Policies;
+use crate::node::replay::{Cases, Fate, Outcome, Replay};
 
 /// What a node's policies say
 ///
-/// Exit status: 0; 125 if the configuration is wrong.
+/// Exit status: 0; 125 if the configuration is wrong, or a log cannot be read.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Node {
-    /// The configuration, in TOML
-    #[arg(long, value_name = "FILE", default_value = PATH)]
-    config: PathBuf,
+    #[command(subcommand)]
+    ask: Option<Ask>,
+    #[command(flatten)]
+    which: Which,
     /// Only say whether the configuration is right
     #[arg(long, required = true)]
     check: bool,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The configuration, in TOML
+    #[arg(long, value_name = "FILE", default_value = PATH)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// Say what the policies would have done about the holders that an audit log tells of
+    Replay {
+        /// The log; several files, rotated ones say, are read as one log in this order; - is stdin
+        #[arg(value_name = "LOG", required = true)]
+        logs: Vec<PathBuf>,
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 impl Node {
     /// Does it.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        match Config::load(&self.config) {
-            Ok(config) => print_or_fail(&checked(&config)),
-            Err(error) => failed(&error),
+        match self.ask {
+            Some(Ask::Replay { logs, which }) => replay(&logs, &which),
+            None => match Config::load(&self.which.config) {
+                Ok(config) => print_or_fail(&checked(&config)),
+                Err(error) => failed(&error),
+            },
         }
     }
+}
+
+fn replay(logs: &[PathBuf], which: &Which) -> ExitCode {
+    let config = match Config::load(&which.config) {
+        Ok(config) => config,
+        Err(error) => return failed(&error),
+    };
+    let mut cases = Cases::default();
+    for log in logs {
+        let read = if log.as_os_str() == "-" {
+            cases.read(io::stdin().lock())
+        } else {
+            File::open(log).and_then(|file| cases.read(BufReader::new(file)))
+        };
+        if let Err(error) = read {
+            return failed(&format_args!("node replay: {}: {error}; name an audit log", log.display()));
+        }
+    }
+    print_or_fail(&replayed(&cases.decide(Policies::new(config.policies))))
+}
+
+/// A line for each holder, and one that sums up.
+fn replayed(replay: &Replay) -> String {
+    let mut text = String::new();
+    for Outcome { time, process, place, policy, fate } in &replay.outcomes {
+        let what = match fate {
+            Fate::Observed => "observe".to_owned(),
+            Fate::WentByItself => "gone before its grace was over".to_owned(),
+            Fate::Kept => "keep".to_owned(),
+            Fate::Ended => "end".to_owned(),
+            Fate::Limited(limit) => format!("observe: {} is reached", limit.key()),
+        };
+        let _ = write!(text, "{time} {} ({})", process.comm.escape_debug(), process.pid);
+        if let Some(container) = &place.container {
+            let _ = write!(text, " in container {:.12}", container.id);
+        }
+        if let Some(pod) = &place.pod {
+            let _ = write!(text, " of pod {}", pod.uid);
+        }
+        let policy = policy.as_ref().map_or("no policy".to_owned(), |name| format!("policy {}", name.escape_debug()));
+        let _ = writeln!(text, ": {what} ({policy})");
+    }
+    let ended = replay.outcomes.iter().filter(|outcome| outcome.fate == Fate::Ended).count();
+    let limited = replay.outcomes.iter().filter(|outcome| matches!(outcome.fate, Fate::Limited(_))).count();
+    let holders = replay.outcomes.len();
+    let _ = writeln!(
+        text,
+        "{} records: {holders} escapees held withheld pipes; {ended} would have been ended, {limited} not because of a limit",
+        replay.records
+    );
+    if replay.foreign > 0 {
+        let _ = writeln!(text, "{} lines are no records; check the log with pipewarden audit verify", replay.foreign);
+    }
+    text
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {

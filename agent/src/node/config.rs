@@ -69,12 +69,28 @@ pub struct Policy {
     pub on_withheld: OnWithheld,
     /// How long a pipe must have been withheld before a holder is ended.
     pub grace: Duration,
-    /// Who is never ended, over the globs of `keep`.
-    pub keep: Keep,
+    /// Who is never ended.
+    pub keep: Kept,
     /// How many acts in how long a time; none: any number.
     pub limit: Rate,
     /// The same for each pod (or container outside of pods).
     pub pod_limit: Rate,
+}
+
+/// `keep`: globs over a process's name, its program or its command line.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// To ask about a process that lives.
+    pub live: Keep,
+    globs: Vec<Pattern>,
+}
+
+impl Kept {
+    /// Whether one of these texts, which are what is known of a process, matches.
+    #[must_use]
+    pub fn matches(&self, texts: &[&str]) -> bool {
+        self.globs.iter().any(|glob| texts.iter().any(|text| glob.matches(text)))
+    }
 }
 
 /// How many in how long a time; none: any number.
@@ -329,7 +345,7 @@ fn policy(mut table: Table<'_>, index: usize, others: &[Policy]) -> Read<Policy>
         about,
         on_withheld,
         grace: table.take("grace").map_or(Ok(Duration::from_secs(5)), |value| value.duration())?,
-        keep: table.take("keep").map_or(Ok(Keep::default()), |value| keep(&value))?,
+        keep: table.take("keep").map_or(Ok(Kept::default()), |value| keep(&value))?,
         limit: rate(&mut table, "limit", 10)?,
         pod_limit: rate(&mut table, "pod_limit", 3)?,
     };
@@ -341,9 +357,14 @@ fn rate(table: &mut Table<'_>, key: &'static str, acts: usize) -> Read<Rate> {
     table.take(key).map_or(Ok(Some((acts, Duration::from_secs(60)))), |value| value.parsed(value::rate))
 }
 
-fn keep(value: &Value<'_>) -> Read<Keep> {
-    let globs = value.texts()?;
-    Keep::new(&globs).map_err(|error| value.wrong(&format!("{error}; use a glob such as \"*postgres*\"")))
+fn keep(value: &Value<'_>) -> Read<Kept> {
+    let texts = value.texts()?;
+    let pattern = |text: &String| {
+        Pattern::new(text).map_err(|right| value.wrong(&format!("\"{}\": {right}", text.escape_debug())))
+    };
+    let globs = texts.iter().map(pattern).collect::<Read<_>>()?;
+    let live = Keep::new(&texts).map_err(|error| value.wrong(&error.to_string()))?;
+    Ok(Kept { live, globs })
 }
 
 fn matches(value: &Value<'_>) -> Read<Match> {

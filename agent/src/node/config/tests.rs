@@ -24,7 +24,7 @@ fn a_policy_that_says_nothing_else_observes() {
     assert_eq!((policy.on_withheld, policy.grace), (OnWithheld::Observe, Duration::from_secs(5)));
     assert_eq!(policy.limit, Some((10, Duration::from_secs(60))));
     assert_eq!(policy.pod_limit, Some((3, Duration::from_secs(60))));
-    assert!(policy.about.is_empty() && policy.keep.is_empty());
+    assert!(policy.about.is_empty() && policy.keep.live.is_empty());
     assert_eq!(config.policies[1].about.uid, Some(0));
 }
 
@@ -94,7 +94,7 @@ fn what_is_wrong_is_said_with_its_line_its_key_and_what_would_be_right() {
         ("[[policy]]\non_withheld = \"end\"", "node.toml:2: policy.on_withheld: \"end\" needs a match"),
         ("[[policy]]\ngrace = \"soon\"", "node.toml:2: policy.grace: \"soon\": use a duration such as 250ms"),
         ("[[policy]]\nkeep = \"a\"", "node.toml:2: policy.keep: this is a string; use a list of texts"),
-        ("[[policy]]\nkeep = [\"[\"]", "node.toml:2: policy.keep: "),
+        ("[[policy]]\nkeep = [\"[\"]", "node.toml:2: policy.keep: \"[\": "),
         ("[[policy]]\nlimit = 10", "node.toml:2: policy.limit: \"10\": use N/DURATION"),
         (
             "[[policy]]\n[[policy]]\nmatch = { pods = \"a\" }",
