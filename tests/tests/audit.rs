@@ -462,3 +462,41 @@ fn a_run_ends_as_it_would_without_a_log_that_takes_nothing() {
     while fifo.write(&[b'-'; 4096]).is_ok() {}
     assert_eq!(run_with(&path).status.code(), Some(3));
 }
+
+#[test]
+fn a_log_that_is_put_aside_while_it_is_written_is_one_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let write = |files: &str, count: u32| {
+        let mut command = Command::new(binary("write_audit"));
+        let mut writer = Writer::spawn(command.arg(&path).args(["20000", files]));
+        assert_eq!(writer.ask(&format!("record {count}")), "Some(Written)");
+        assert!(writer.ask("finish 60000").starts_with("Written "));
+        writer.end();
+    };
+    let verify = || pipewarden().args(["verify", "--rotated"]).arg(&path).output().unwrap();
+    let aside = |number: u32| folder.path().join(format!("log.{number}"));
+
+    write("99", 200);
+    assert!(aside(3).exists(), "it takes several files");
+    assert!(fs::read_dir(folder.path()).unwrap().all(|file| file.unwrap().metadata().unwrap().len() <= 20000));
+    let output = verify();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(text(&output), "intact: 201 records in 201 lines; runs: 1 closed, 0 open, 0 broken\n");
+
+    // A file is missing in the middle.
+    fs::rename(aside(2), folder.path().join("elsewhere")).unwrap();
+    let output = verify();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    fs::rename(folder.path().join("elsewhere"), aside(2)).unwrap();
+
+    // The next run keeps two files: the beginning is gone, which is said, and is no fault.
+    write("2", 400);
+    let output = verify();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("records were in a file that is gone"), "{said}");
+    // Read as a log of which nothing was dropped, it is not whole.
+    let output = pipewarden().arg("verify").args([aside(2), aside(1), path.clone()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+}

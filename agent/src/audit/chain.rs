@@ -116,6 +116,12 @@ impl Chain {
         Chain { name, ..self }
     }
 
+    /// The run that it is of.
+    #[must_use]
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
     /// How many records it has.
     #[must_use]
     pub fn records(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! - [`chain`]: how records hang together, as text: the hash is over bytes, never over meaning.
 //! - [`writer`]: the queue and the thread behind it; an act waits for its record, but not for long.
 //! - [`sink`]: one write(2) per record, to whatever `--audit` names.
+//! - [`rotate`]: when a file is put aside, and under which name.
 //! - [`verify`]: the same chain, read back.
 //!
 //! The chain shows that a log was damaged, cut or edited. It has no key: who can rewrite a whole
@@ -16,11 +17,13 @@ pub mod chain;
 pub mod detail;
 pub mod evidence;
 pub mod record;
+pub mod rotate;
 pub mod sink;
 pub mod verify;
 pub mod writer;
 
 pub use chain::Hash;
 pub use record::{Body, Event, Record, RunId};
+pub use rotate::Rotation;
 pub use sink::{OpenError, Target};
 pub use writer::{ACT_WAIT, Closing, Delivery, Log, Receipt};

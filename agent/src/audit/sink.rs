@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::rotate::{Rotating, Rotation};
+
 /// What `--audit` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -83,6 +85,8 @@ pub struct Sink {
     regular: bool,
     /// The last line was cut short: the next one has to begin on a line of its own.
     owes_newline: bool,
+    /// When the file is put aside, if it ever is.
+    rotating: Option<Rotating>,
 }
 
 impl Sink {
@@ -113,7 +117,22 @@ impl Sink {
         let flags = fcntl(&file, FcntlArg::F_GETFL).map_err(|error| failed(error.into()))?;
         let blocking = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
         fcntl(&file, FcntlArg::F_SETFL(blocking)).map_err(|error| failed(error.into()))?;
-        Ok(Sink { fd: file.into(), regular: kind.is_file(), owes_newline: false })
+        Ok(Sink { fd: file.into(), regular: kind.is_file(), owes_newline: false, rotating: None })
+    }
+
+    /// The same for a file that is put aside before it grows beyond a size. What is no regular file grows
+    /// nowhere, and is not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Sink::open).
+    pub fn open_rotated(target: &Target, rotation: Rotation) -> Result<Sink, OpenError> {
+        let mut sink = Sink::open(target)?;
+        if let (Target::Path(path), true) = (target, sink.regular) {
+            let size = nix::sys::stat::fstat(&sink.fd).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+            sink.rotating = Some(Rotating::new(path.clone(), rotation, size));
+        }
+        Ok(sink)
     }
 
     /// A duplicate of descriptor 2. Its flags are shared with strangers and stay as they are.
@@ -121,11 +140,15 @@ impl Sink {
         let fd = io::stderr().as_fd().try_clone_to_owned().map_err(|_| OpenError::StderrClosed)?;
         let file = File::from(fd);
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Ok(Sink { fd: file.into(), regular, owes_newline: false })
+        Ok(Sink { fd: file.into(), regular, owes_newline: false, rotating: None })
     }
 
     /// Writes one line, which ends with a newline. May block for as long as the target does.
     pub fn put(&mut self, line: &[u8]) -> Put {
+        if let Some(fresh) = self.rotating.as_mut().and_then(|rotating| rotating.before(line.len())) {
+            self.fd = fresh.into();
+            self.owes_newline = false;
+        }
         let mut with_newline = Vec::new();
         let owed = usize::from(self.owes_newline);
         let bytes = if self.owes_newline {
@@ -137,6 +160,9 @@ impl Sink {
             line
         };
         let done = self.write(bytes);
+        if let Some(rotating) = &mut self.rotating {
+            rotating.grew(done);
+        }
         // All but the newline is the whole record, and a line that is only begun owes its end.
         self.owes_newline = if done <= owed { self.owes_newline && done < owed } else { done < bytes.len() };
         if done + 1 >= bytes.len() { Put::Whole } else { Put::Lost }

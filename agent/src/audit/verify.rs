@@ -91,11 +91,20 @@ pub struct Verifier {
     runs: Runs,
     faults: Findings<Fault>,
     oddities: Findings<Oddity>,
+    /// Whether older files than the first that is read were put aside and dropped.
+    rotated: bool,
     /// A torn record that nothing follows yet.
     end: Option<(Place, Option<RunId>)>,
 }
 
 impl Verifier {
+    /// For a log of which the oldest files are gone, because only so many are kept: a run may have begun
+    /// in one of them. Nobody can tell such a beginning from one that somebody cut off.
+    #[must_use]
+    pub fn of_rotated() -> Verifier {
+        Verifier { rotated: true, ..Verifier::default() }
+    }
+
     /// Reads a file to its end.
     ///
     /// # Errors
@@ -181,8 +190,16 @@ impl Verifier {
     /// Checks a record against its predecessor. After a fault the chain goes on from this record, so
     /// that one fault is not reported again with every record that follows it.
     fn chain(&mut self, place: Place, link: &Link, hash: Option<Hash>) -> Result<(), Error> {
+        let may_begin_late = self.rotated && place.file == 0;
         let run = self.open_run(link.run)?;
         run.records += 1;
+        if may_begin_late && run.records == 1 && run.torn == 0 && link.seq > 0 {
+            run.next = link.seq.saturating_add(1);
+            run.head = hash;
+            let text = format!("the run's first {} records were in a file that is gone", link.seq);
+            self.odd(place, Some(link.run), Oddity::BeginsLate, text);
+            return Ok(());
+        }
         let fault = match link.seq.cmp(&run.next) {
             std::cmp::Ordering::Less => {
                 let last = run.next.saturating_sub(1);

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use super::chain::{Chain, Hash};
 use super::detail::{Account, Finished};
 use super::record::{Event, RunId, Time};
+use super::rotate::Rotation;
 use super::sink::{OpenError, Put, Sink, Target};
 
 /// How long an act waits for its record: long beside a write to a page cache (tens of microseconds),
@@ -72,9 +73,22 @@ impl Log {
     ///
     /// As for [`open`](Log::open).
     pub fn open_named(target: &Target, run: RunId, name: Option<String>) -> Result<Log, OpenError> {
-        let sink = Sink::open(target)?;
+        Log::over(Sink::open(target)?, target, Chain::new(run, host()).named(name))
+    }
+
+    /// The same for a file that is put aside before it grows beyond a size: the chain goes on in the next.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Log::open).
+    pub fn open_rotated(target: &Target, rotation: Rotation, run: RunId) -> Result<Log, OpenError> {
+        Log::over(Sink::open_rotated(target, rotation)?, target, Chain::new(run, host()))
+    }
+
+    fn over(sink: Sink, target: &Target, chain: Chain) -> Result<Log, OpenError> {
+        let run = chain.run();
         let shared = Arc::new(Shared::default());
-        let writer = Writer { chain: Chain::new(run, host()).named(name), sink, shared: Arc::clone(&shared) };
+        let writer = Writer { chain, sink, shared: Arc::clone(&shared) };
         start(writer).map_err(|error| OpenError::Thread { target: target.clone(), error })?;
         Ok(Log { run, shared: Some(shared) })
     }

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::print::{complain, print};
-use crate::audit::record;
 use crate::audit::verify::{Finding, KEPT, Verdict, Verifier};
+use crate::audit::{record, rotate};
 
 /// What `pipewarden audit` can do.
 #[derive(Debug, clap::Subcommand)]
@@ -27,6 +27,9 @@ pub struct Verify {
     /// The log; several files, rotated ones say, are read as one log in this order; - is stdin
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
+    /// Read FILE.2, FILE.1 and so on before FILE; of the oldest, a run's beginning may be gone
+    #[arg(long)]
+    rotated: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -57,8 +60,14 @@ fn schema() -> anyhow::Result<ExitCode> {
 }
 
 fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
-    let mut verifier = Verifier::default();
-    for file in &arguments.files {
+    let mut files = arguments.files.clone();
+    if arguments.rotated {
+        let [file] = &files[..] else { anyhow::bail!("verify --rotated: name one file, the one that is written to") };
+        files = rotate::set(file).with_context(|| file.display().to_string())?;
+    }
+    let older = arguments.rotated && files.len() > 1;
+    let mut verifier = if older { Verifier::of_rotated() } else { Verifier::default() };
+    for file in &files {
         if file.as_os_str() == "-" {
             verifier.read("stdin", io::stdin().lock()).context("stdin")?;
         } else {

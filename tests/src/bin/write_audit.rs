@@ -7,14 +7,22 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pipewarden::audit::detail::{Finished, Reseeded};
-use pipewarden::audit::{Event, Log, RunId, Target};
+use pipewarden::audit::{Event, Log, Rotation, RunId, Target};
 
 /// What ends a wait that nothing else ends.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn main() -> anyhow::Result<()> {
-    let target = std::env::args_os().nth(1).context("usage: write_audit TARGET")?;
-    let log = Log::open(&Target::from(target), RunId::new())?;
+    let mut arguments = std::env::args_os().skip(1);
+    let target = Target::from(arguments.next().context("usage: write_audit TARGET [MAX_SIZE FILES]")?);
+    let mut number = || arguments.next().map(|text| text.to_string_lossy().parse::<u32>()).transpose();
+    let log = match (number()?, number()?) {
+        (Some(max_size), Some(files)) => {
+            let rotation = Rotation { max_size: max_size.into(), files };
+            Log::open_rotated(&target, rotation, RunId::new())?
+        }
+        _ => Log::open(&target, RunId::new())?,
+    };
     let mut out = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         let line = line?;

@@ -79,6 +79,8 @@ pub enum Oddity {
     TornAndCounted,
     /// The log ends within a record: it is being written, or its writer was killed, or it was cut.
     UnfinishedEnd,
+    /// A run's first records were in a file that was put aside and is gone by now.
+    BeginsLate,
     /// The run says itself that its log lacks records.
     Incomplete,
 }
