@@ -1,6 +1,6 @@
 //! The shared tracker of a machine: whose pipes are withheld, and what a policy does about it.
 //!
-//! - [`config`]: `node.toml`.
+//! - [`config`] is `node.toml`.
 //! - [`identity`]: which container and pod a process is in.
 //! - [`attribution`]: the same, remembered by cgroup.
 //! - [`withheld`]: which pipes are withheld; no I/O.

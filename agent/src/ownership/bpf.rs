@@ -360,8 +360,9 @@ impl BpfSource {
         }
         let root = Root { pid: shared.root, except: question.except.clone() };
         tracker.seed(Some(&root)).map_err(io::Error::other)?;
-        self.seen = tracker.losses();
-        if self.seen.does_not_fit(&losses) {
+        // What was lost meanwhile was lost after what the passes found, and asks for another seeding.
+        self.seen = losses;
+        if tracker.losses().does_not_fit(&losses) {
             // Another seeding would not help.
             let (fill, sizes) = (tracker.fill(), tracker.sizes());
             return Err(io::Error::other(format!(
