@@ -11,6 +11,7 @@ pub(crate) struct Initramfs {
 
 const FILE: u32 = 0o100_755;
 const FOLDER: u32 = 0o040_755;
+const LINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 impl Initramfs {
@@ -22,6 +23,11 @@ impl Initramfs {
     /// Adds a file that may be executed.
     pub(crate) fn file(&mut self, path: &str, content: &[u8]) {
         self.entry(path, FILE, (0, 0), content);
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &str, target: &str) {
+        self.entry(path, LINK, (0, 0), target.as_bytes());
     }
 
     /// Adds a character device: init's own console must be there before it can mount anything.

@@ -55,6 +55,7 @@ impl Vm {
         let mut store = Store::at(folder.clone())?;
         let mut kernels = BTreeMap::new();
         let qemu = steps.time("qemu", || store.qemu())?;
+        let busybox = steps.time("busybox", || store.busybox())?;
         for row in &rows {
             if let Place::Machine { series, .. } = row.place
                 && !kernels.contains_key(series)
@@ -63,11 +64,12 @@ impl Vm {
             }
         }
         if self.shell {
-            return shell(&mut store, &qemu, &kernels, &rows, &built, &folder);
+            return shell(&qemu, &kernels, &rows, &Content { built: &built, busybox: &busybox, shell: true }, &folder);
         }
         println!("{}", qemu.version()?);
         let all = Instant::now();
-        let outcomes = run_all(&rows, &|row| run_row(row, &qemu, &kernels, &built, &folder));
+        let content = Content { built: &built, busybox: &busybox, shell: false };
+        let outcomes = run_all(&rows, &|row| run_row(row, &qemu, &kernels, &content, &folder));
         verdict::print(&outcomes);
         println!("{steps}all rows: {:.1} s", all.elapsed().as_secs_f64());
         let failed: Vec<&str> = outcomes.iter().filter(|outcome| outcome.failed()).map(|outcome| outcome.row).collect();
@@ -120,11 +122,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn run_row(row: &'static Row, qemu: &Qemu, kernels: &BTreeMap<&str, Kernel>, built: &Built, folder: &Path) -> Outcome {
+/// What machines are made of.
+struct Content<'a> {
+    built: &'a Built,
+    /// Their shell, and the programs that tests call by its mouth.
+    busybox: &'a Path,
+    /// For a person, instead of the checks.
+    shell: bool,
+}
+
+fn run_row(row: &'static Row, qemu: &Qemu, kernels: &BTreeMap<&str, Kernel>, content: &Content, folder: &Path) -> Outcome {
     let started = Instant::now();
     let result = match &row.place {
-        Place::Machine { series, words } => in_machine(row, qemu, &kernels[series], words, built, folder),
-        Place::Here(wrapper) => here(row, *wrapper, built),
+        Place::Machine { series, words } => in_machine(row, qemu, &kernels[series], words, content, folder),
+        Place::Here(wrapper) => here(row, *wrapper, content.built),
     };
     let seconds = started.elapsed().as_secs_f64();
     match result {
@@ -138,9 +149,16 @@ fn run_row(row: &'static Row, qemu: &Qemu, kernels: &BTreeMap<&str, Kernel>, bui
 
 type Told = (String, BTreeMap<String, verdict::Verdict>);
 
-fn in_machine(row: &Row, qemu: &Qemu, kernel: &Kernel, words: &str, built: &Built, folder: &Path) -> Result<Told> {
+fn in_machine(
+    row: &Row,
+    qemu: &Qemu,
+    kernel: &Kernel,
+    words: &str,
+    content: &Content,
+    folder: &Path,
+) -> Result<Told> {
     let path = folder.join(format!("{}.cpio", row.name));
-    fs::write(&path, root_of(row, kernel, built, None)?)?;
+    fs::write(&path, root_of(row, kernel, content)?)?;
     let log = folder.join(format!("{}.log", row.name));
     let said = qemu.run(kernel, &path, words, &log)?;
     ensure!(said.contains("@@DONE"), "the machine ended before its checks did: see {}", log.display());
@@ -165,13 +183,18 @@ fn between<'a>(said: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The root file system of a machine.
-fn root_of(row: &Row, kernel: &Kernel, built: &Built, busybox: Option<&Path>) -> Result<Vec<u8>> {
+fn root_of(row: &Row, kernel: &Kernel, content: &Content) -> Result<Vec<u8>> {
+    let built = content.built;
     let mut archive = Initramfs::default();
     for folder in ["dev", "proc", "sys", "tmp", "run", "bin", "etc"] {
         archive.folder(folder);
     }
     archive.device("dev/console", 5, 1);
-    let needed = |name: &str| busybox.is_some() || HARNESSES.iter().any(|harness| harness.programs.contains(&name));
+    archive.file("bin/busybox", &fs::read(content.busybox)?);
+    for applet in ["sh", "setsid", "sleep", "true"] {
+        archive.link(&format!("bin/{applet}"), "busybox");
+    }
+    let needed = |name: &str| content.shell || HARNESSES.iter().any(|harness| harness.programs.contains(&name));
     for (name, path) in built.programs.iter().filter(|(name, _)| needed(name)) {
         archive.file(&format!("bin/{name}"), &fs::read(path)?);
     }
@@ -180,9 +203,8 @@ fn root_of(row: &Row, kernel: &Kernel, built: &Built, busybox: Option<&Path>) ->
         archive.file(&format!("bin/test-{}", harness.name), &fs::read(path)?);
         jobs += &format!("{0} /bin/test-{0} {1}\n", harness.name, harness.arguments().join(" "));
     }
-    if let Some(busybox) = busybox {
-        archive.file("bin/busybox", &fs::read(busybox)?);
-        archive.file("bin/shell", b"/bin/busybox --install /bin\nexec sh\n");
+    if content.shell {
+        archive.file("bin/shell", b"/bin/busybox --install -s /bin\nexec sh\n");
         jobs = "shell /bin/busybox sh /bin/shell\n".into();
     }
     archive.file("init", &fs::read(built.programs.get("vm_init").context("no vm_init")?)?);
@@ -230,17 +252,15 @@ fn here(row: &Row, wrapper: fn(&Path) -> Command, built: &Built) -> Result<Told>
 }
 
 fn shell(
-    store: &mut Store,
     qemu: &Qemu,
     kernels: &BTreeMap<&str, Kernel>,
     rows: &[&Row],
-    built: &Built,
+    content: &Content,
     folder: &Path,
 ) -> Result<()> {
     let [row] = rows else { bail!("name the one kernel to boot, such as 6.12") };
     let Place::Machine { series, words } = &row.place else { bail!("{} is this machine: it has a shell", row.name) };
     let path = folder.join("shell.cpio");
-    let busybox = store.busybox()?;
-    fs::write(&path, root_of(row, &kernels[series], built, Some(&busybox))?)?;
+    fs::write(&path, root_of(row, &kernels[series], content)?)?;
     qemu.shell(&kernels[series], &path, words)
 }
