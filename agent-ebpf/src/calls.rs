@@ -43,6 +43,14 @@ pub fn ioctl_returned(command: u32, result: i64) {
     }
 }
 
+/// A 32-bit caller's call returned, and what it did is not looked at.
+#[inline(always)]
+pub fn compat_returned() {
+    if lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32) {
+        count(UNSURE_TABLES);
+    }
+}
+
 /// Whether a meaning is that of a native ioctl.
 #[inline(always)]
 pub fn is_ioctl(meaning: u32) -> bool {

@@ -170,30 +170,37 @@ fn table_of_process(pid: u32, files: u64) {
     }
 }
 
+/// Fills in a record where it is: on the stack, of which there are 512 bytes for all callers together, it
+/// would be copied from there.
+///
+/// # Safety
+///
+/// `event` must point to a whole, writable event.
 #[inline(always)]
-fn describe(task: Task, kind: u32, other: u32) -> Event {
-    Event {
-        // SAFETY: no argument; always allowed.
-        time_ns: unsafe { bpf_ktime_get_ns() },
-        start_boot_ns: task.start(),
-        files: task.files(),
-        kind,
-        pid: task.process(),
-        tid: task.thread(),
-        parent: task.parent().process(),
-        pgid: task.number(PIDTYPE_PGID),
-        sid: task.number(PIDTYPE_SID),
-        other,
-        reserved: 0,
-        comm: task.comm(),
+unsafe fn describe(event: *mut Event, task: Task, kind: u32, other: u32) {
+    // SAFETY: as the caller promises; the helper takes no argument and is always allowed.
+    unsafe {
+        (&raw mut (*event).time_ns).write(bpf_ktime_get_ns());
+        (&raw mut (*event).start_boot_ns).write(task.start());
+        (&raw mut (*event).files).write(task.files());
+        (&raw mut (*event).kind).write(kind);
+        (&raw mut (*event).pid).write(task.process());
+        (&raw mut (*event).tid).write(task.thread());
+        (&raw mut (*event).parent).write(task.parent().process());
+        (&raw mut (*event).pgid).write(task.number(PIDTYPE_PGID));
+        (&raw mut (*event).sid).write(task.number(PIDTYPE_SID));
+        (&raw mut (*event).other).write(other);
+        (&raw mut (*event).reserved).write(0);
+        (&raw mut (*event).comm).write(task.comm());
     }
 }
 
 #[inline(always)]
-fn tell(event: Event) -> bool {
+fn tell(task: Task, kind: u32, other: u32) -> bool {
     match EVENTS.reserve::<Event>(0) {
         Some(mut record) => {
-            record.write(event);
+            // SAFETY: the ring buffer gave us a whole record.
+            unsafe { describe(MaybeUninit::as_mut_ptr(&mut *record), task, kind, other) };
             record.submit(0);
             true
         }
@@ -231,7 +238,7 @@ pub fn fork<W: Way>(parent: Task, child: Task) -> bool {
         return false;
     }
     enter(child, maker);
-    tell(describe(parent, kind::FORK, pid))
+    tell(parent, kind::FORK, pid)
 }
 
 /// A process runs another program; its descriptors that were to be closed are.
@@ -246,7 +253,7 @@ pub fn exec<W: Way>(task: Task) -> bool {
     enter_table(files, task, false);
     W::look(files);
     table_of_process(pid, files);
-    tell(describe(task, kind::EXEC, 0))
+    tell(task, kind::EXEC, 0)
 }
 
 /// A thread ends; the last one is the process's end, whichever it is. It still has its table.
@@ -262,7 +269,7 @@ pub fn exit<W: Way>(task: Task) -> bool {
     if !last {
         return false;
     }
-    let told = tell(describe(task, kind::EXIT, 0));
+    let told = tell(task, kind::EXIT, 0);
     if PROCESSES.remove(&pid).is_ok() {
         uncount(IN_PROCESSES);
     }
@@ -326,19 +333,20 @@ pub fn escape(kind: u32, other: u32) -> bool {
         return false;
     };
     let escape = MaybeUninit::as_mut_ptr(&mut *record);
-    let event = describe(task, kind, other);
     // SAFETY: the ring buffer gave us a whole record; it is filled before it is submitted, except
     // for `held` beyond `count`, which nobody reads.
-    unsafe {
-        fd_table::walk(event.files, escape);
-        (&raw mut (*escape).event).write(event);
-    }
+    let (pgid, sid) = unsafe {
+        let event = &raw mut (*escape).event;
+        describe(event, task, kind, other);
+        fd_table::walk((&raw const (*event).files).read_volatile(), escape);
+        ((&raw const (*event).pgid).read_volatile(), (&raw const (*event).sid).read_volatile())
+    };
     record.submit(0);
     if let Some(process) = PROCESSES.get_ptr_mut(&pid) {
         // SAFETY: a value of the map; each word is written as one.
         unsafe {
-            (&raw mut (*process).pgid).write_volatile(event.pgid);
-            (&raw mut (*process).sid).write_volatile(event.sid);
+            (&raw mut (*process).pgid).write_volatile(pgid);
+            (&raw mut (*process).sid).write_volatile(sid);
         }
     }
     true
@@ -351,6 +359,11 @@ pub fn last_writer_gone(held: &Held) {
         count(LOST_EVENTS);
         return;
     };
-    record.write(Closed { event: describe(Task::current(), kind::LAST_WRITER, 0), held: *held });
+    let closed: *mut Closed = MaybeUninit::as_mut_ptr(&mut *record);
+    // SAFETY: the ring buffer gave us a whole record.
+    unsafe {
+        describe(&raw mut (*closed).event, Task::current(), kind::LAST_WRITER, 0);
+        (&raw mut (*closed).held).write(*held);
+    }
     record.submit(0);
 }

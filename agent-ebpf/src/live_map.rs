@@ -82,12 +82,23 @@ pub extern "C" fn look(files: u64, fd: u32) -> u32 {
 pub extern "C" fn put(files: u64, fd: u32, file: u64, again: u32) -> u32 {
     let again = again != 0;
     let key = SlotKey { files, fd, reserved: 0 };
-    let (was_there, before) = in_map(&key);
     // Nothing is a value too here and below: the verifier does not like what may be uninitialised.
-    let held = if file == 0 { Held::default() } else { pipe_behind(file, fd).unwrap_or_default() };
-    if held.ends != 0 {
-        let slot = Slot { held, pass: control().pass, watched: is_watched(&held) };
-        if was_there && before == slot && !again {
+    let mut slot = Slot { held: Held::default(), pass: control().pass, watched: 0 };
+    if file != 0
+        && let Some(held) = pipe_behind(file, fd)
+    {
+        slot.held = held;
+        slot.watched = is_watched(&slot.held);
+    }
+    let is_pipe = slot.held.ends != 0;
+    // No more of it than is needed: the stack is 512 bytes for all callers together.
+    let (was_there, was_watched, same, before) = match SLOTS.get_ptr(&key) {
+        // SAFETY: a value of the map; a torn look differs from what is there, and is put right.
+        Some(there) => unsafe { (true, (*there).watched == 1, *there == slot, (*there).held) },
+        None => (false, false, false, Held::default()),
+    };
+    if is_pipe {
+        if same && !again {
             return 1;
         }
         insert(&key, &slot, was_there);
@@ -95,25 +106,21 @@ pub extern "C" fn put(files: u64, fd: u32, file: u64, again: u32) -> u32 {
             if HOLDERS.insert(&key, &slot, 0).is_err() {
                 count(LOST_SLOTS);
             }
-        } else if again || before.watched == 1 {
+        } else if again || was_watched {
             let _ = HOLDERS.remove(&key); // absent is what we want
         }
     } else {
         if was_there {
             remove(&key);
         }
-        if again || before.watched == 1 {
+        if again || was_watched {
             let _ = HOLDERS.remove(&key);
         }
     }
-    if before.watched == 1
-        && before.held.ends & END_WRITE != 0
-        && before.held.file != file
-        && fd_table::writers(before.held.object) == 0
-    {
-        lineage::last_writer_gone(&before.held);
+    if was_watched && before.ends & END_WRITE != 0 && before.file != file && fd_table::writers(before.object) == 0 {
+        lineage::last_writer_gone(&before);
     }
-    (held.ends != 0) as u32
+    is_pipe as u32
 }
 
 /// Whether the map has a slot, and what it says of it.

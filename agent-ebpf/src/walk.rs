@@ -10,7 +10,7 @@ use crate::{lineage, live_map, read};
 
 /// What a walk does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
+#[repr(u32)]
 pub enum Aim {
     /// Put in what is there.
     Enter,
@@ -66,8 +66,8 @@ pub struct Loops;
 /// A bounded loop, for the kernels before: what lies beyond is counted as unsure.
 pub struct Bounded;
 
-/// How far a bounded walk goes: the first word of the bitmap, the only one that most tables have.
-const BOUND: u32 = 64;
+/// How far a bounded walk goes: so many words of the bitmap, of 64 descriptors each.
+const BOUND: u32 = 512;
 
 /// A walk on its way.
 #[repr(C)]
@@ -174,16 +174,44 @@ impl Way for Bounded {
 
     #[inline(always)]
     fn walk(walk: &mut Walk) {
-        if walk.slots.size > BOUND {
+        let words = walk.slots.size / 64;
+        let mut index = 0;
+        while index < BOUND {
+            if index >= words {
+                return;
+            }
+            let met = word_of_table(walk.files, index, walk.aim as u32, walk.shared as u32);
+            walk.met = walk.met.wrapping_add(met);
+            index += 1;
+        }
+        if words > BOUND {
             count(UNSURE_TABLES);
         }
-        walk.word = read::at(walk.slots.open);
-        let mut bit = 0;
-        while bit < BOUND {
-            step(walk, bit);
-            bit += 1;
-        }
     }
+}
+
+/// Walks over the descriptors of one word; how many ends of pipes were met. Global as well: to who calls
+/// it, all words are one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn word_of_table(files: u64, index: u32, aim: u32, shared: u32) -> u32 {
+    let slots = Slots::of(files);
+    let word: u64 = read::at(slots.open + u64::from(index) * 8);
+    let aim = match aim {
+        0 => Aim::Enter,
+        1 => Aim::Sweep,
+        _ => Aim::Forget,
+    };
+    if word == 0 && aim != Aim::Sweep {
+        return 0;
+    }
+    let mut walk = Walk { files, slots, aim, shared: shared != 0, word, base: index * 64, met: 0 };
+    let mut bit = 0;
+    while bit < 64 {
+        step(&mut walk, bit);
+        bit += 1;
+    }
+    walk.met
 }
 
 #[inline(always)]

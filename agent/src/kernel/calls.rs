@@ -98,10 +98,39 @@ pub(super) fn functions() -> impl Iterator<Item = (&'static str, String)> {
     native.map(|call| (call.name, format!("{WRAPPER}{}", call.name)))
 }
 
+/// The calls that 32-bit programs make, where the kernel has functions of their own for them.
+pub(super) fn compat_functions() -> impl Iterator<Item = (&'static str, String)> {
+    /// Their arguments are not as wide.
+    const OTHER_ARGUMENTS: [&str; 8] =
+        ["open", "openat", "open_by_handle_at", "fcntl", "fcntl64", "recvmsg", "recvmmsg_time64", "socketcall"];
+    let compat = CALLS.iter().filter(|call| {
+        // These two are heard of by whoever calls.
+        call.compat.is_some() && !matches!(call.meaning, call::SETSID | call::IOCTL)
+    });
+    compat.filter_map(|call| {
+        let function = match call.name {
+            "recvmmsg" => format!("{COMPAT_WRAPPER}recvmmsg_time32"),
+            name if OTHER_ARGUMENTS.contains(&name) => format!("{COMPAT_WRAPPER}{name}"),
+            name => format!("{}{name}", SAME_FOR_COMPAT?),
+        };
+        Some((call.name, function))
+    })
+}
+
 #[cfg(target_arch = "x86_64")]
 const WRAPPER: &str = "__x64_sys_";
+#[cfg(target_arch = "x86_64")]
+const COMPAT_WRAPPER: &str = "__ia32_compat_sys_";
+/// Where arguments are as wide, there is still another function: they are in other registers.
+#[cfg(target_arch = "x86_64")]
+const SAME_FOR_COMPAT: Option<&str> = Some("__ia32_sys_");
 #[cfg(target_arch = "aarch64")]
 const WRAPPER: &str = "__arm64_sys_";
+#[cfg(target_arch = "aarch64")]
+const COMPAT_WRAPPER: &str = "__arm64_compat_sys_";
+/// These are the 64-bit programs' functions.
+#[cfg(target_arch = "aarch64")]
+const SAME_FOR_COMPAT: Option<&str> = None;
 
 /// Where the registers are.
 #[cfg(target_arch = "x86_64")]

@@ -47,18 +47,30 @@ impl Rung {
         let suffix = if has_loops() { "" } else { "_bounded" };
         let hook =
             |program: &str, at: &str, needed| Hook { program: format!("{program}{suffix}"), at: at.to_owned(), needed };
+        let as_it_is =
+            |program: &str, at: &str, needed| Hook { program: program.to_owned(), at: at.to_owned(), needed };
         let mut hooks = vec![hook("exit", "sched_process_exit", true), hook("exec", "sched_process_exec", true)];
         match self {
             Rung::Fentry => {
-                let calls = calls::functions();
-                hooks.extend(calls.map(|(name, function)| hook(&format!("fexit_{name}"), &function, is_old(name))));
+                for (name, function) in calls::functions() {
+                    hooks.push(match name {
+                        // Its wrapper takes nothing, and is not among the kernel's types.
+                        "setsid" => as_it_is("fexit_setsid", "ksys_setsid", true),
+                        _ => hook(&format!("fexit_{name}"), &function, is_old(name)),
+                    });
+                }
+                let compat = calls::compat_functions();
+                hooks
+                    .extend(compat.map(|(name, function)| as_it_is(&format!("fexit_compat_{name}"), &function, false)));
             }
             Rung::Kprobe => {
                 for (name, function) in calls::functions() {
                     // The return first: a call whose entry was seen alone would never be taken out.
                     hooks.push(hook("kretprobe_call", &function, is_old(name)));
-                    hooks.push(Hook { program: "kprobe_call".to_owned(), at: function, needed: is_old(name) });
+                    hooks.push(as_it_is("kprobe_call", &function, is_old(name)));
                 }
+                let compat = calls::compat_functions();
+                hooks.extend(compat.map(|(_, function)| as_it_is("kretprobe_compat", &function, false)));
             }
             Rung::Tracepoint => hooks.push(hook("sys_exit", "sys_exit", true)),
         }

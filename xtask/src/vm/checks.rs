@@ -28,7 +28,7 @@ pub(crate) const HARNESSES: &[Harness] = &[
         name: "doctor",
         cargo: &["--package", "pipewarden-tests", "--test", "doctor"],
         filter: &[],
-        programs: &["pipewarden-under-test"],
+        programs: &["pipewarden-under-test", "just_exit"],
     },
 ];
 

@@ -73,11 +73,12 @@ impl Store {
         Ok(Qemu { root: Some(root) })
     }
 
-    /// A static busybox, for a person's shell.
+    /// A static busybox, for shells.
     pub(crate) fn busybox(&mut self) -> Result<PathBuf> {
         let folder = self.folder.join("busybox");
         let root = filled_once(&folder, |folder| self.machine()?.unpack(&[BUSYBOX_PACKAGE.to_owned()], folder))?;
-        find(&root, |name| name == "busybox")?.context("busybox-static has no busybox")
+        // Other files of the package bear that name too.
+        find(&root.join("bin"), |name| name == "busybox")?.context("busybox-static has no bin/busybox")
     }
 
     /// Debian's newest kernel of a series such as `6.12`.

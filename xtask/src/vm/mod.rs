@@ -131,7 +131,13 @@ struct Content<'a> {
     shell: bool,
 }
 
-fn run_row(row: &'static Row, qemu: &Qemu, kernels: &BTreeMap<&str, Kernel>, content: &Content, folder: &Path) -> Outcome {
+fn run_row(
+    row: &'static Row,
+    qemu: &Qemu,
+    kernels: &BTreeMap<&str, Kernel>,
+    content: &Content<'_>,
+    folder: &Path,
+) -> Outcome {
     let started = Instant::now();
     let result = match &row.place {
         Place::Machine { series, words } => in_machine(row, qemu, &kernels[series], words, content, folder),
@@ -154,7 +160,7 @@ fn in_machine(
     qemu: &Qemu,
     kernel: &Kernel,
     words: &str,
-    content: &Content,
+    content: &Content<'_>,
     folder: &Path,
 ) -> Result<Told> {
     let path = folder.join(format!("{}.cpio", row.name));
@@ -183,7 +189,7 @@ fn between<'a>(said: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The root file system of a machine.
-fn root_of(row: &Row, kernel: &Kernel, content: &Content) -> Result<Vec<u8>> {
+fn root_of(row: &Row, kernel: &Kernel, content: &Content<'_>) -> Result<Vec<u8>> {
     let built = content.built;
     let mut archive = Initramfs::default();
     for folder in ["dev", "proc", "sys", "tmp", "run", "bin", "etc"] {
@@ -255,12 +261,12 @@ fn shell(
     qemu: &Qemu,
     kernels: &BTreeMap<&str, Kernel>,
     rows: &[&Row],
-    content: &Content,
+    content: &Content<'_>,
     folder: &Path,
 ) -> Result<()> {
     let [row] = rows else { bail!("name the one kernel to boot, such as 6.12") };
     let Place::Machine { series, words } = &row.place else { bail!("{} is this machine: it has a shell", row.name) };
-    let path = folder.join("shell.cpio");
+    let path = folder.join(format!("shell-{}.cpio", row.name));
     fs::write(&path, root_of(row, &kernels[series], content)?)?;
     qemu.shell(&kernels[series], &path, words)
 }
