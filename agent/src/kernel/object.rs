@@ -238,6 +238,19 @@ impl Drop for Memlock {
     }
 }
 
+/// Loads a program, again if a signal came: the verifier then stops with EAGAIN, whatever becomes of the
+/// signal. (libbpf tries five times, too.)
+pub(super) fn in_spite_of_signals(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: u32 = 5;
+    for _ in 1..TRIES {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            loaded => return loaded,
+        }
+    }
+    load()
+}
+
 /// Sorts a failed load: a refusal with the verifier's log, or something else.
 pub(super) fn refused(program: &str, error: ProgramError) -> LoadError {
     let program = program.to_owned();

@@ -11,7 +11,7 @@ use aya::{Ebpf, Pod};
 use pipewarden_common::snapshot::{FileRow, TaskRow};
 
 use super::btf::Name;
-use super::object::{self, LoadError, Scope, Sizes, refused};
+use super::object::{self, LoadError, Scope, Sizes, in_spite_of_signals, refused};
 use super::record::from_bytes;
 use super::tracker::iterator;
 
@@ -52,7 +52,8 @@ impl Snapshot {
         let mut opened = object::open(Scope::All, &least)?;
         let types = opened.types(&[Name::Function("bpf_iter_task"), Name::Function("bpf_iter_task_file")])?;
         for (name, kind) in [(TASKS, "task"), (FILES, "task_file")] {
-            iterator(&mut opened.ebpf, name)?.load(kind, &types).map_err(|error| refused(name, error))?;
+            let iterator = iterator(&mut opened.ebpf, name)?;
+            in_spite_of_signals(|| iterator.load(kind, &types)).map_err(|error| refused(name, error))?;
         }
         Ok(Snapshot { ebpf: opened.ebpf })
     }

@@ -14,7 +14,7 @@ use pipewarden_common::offsets::{
 };
 
 use super::btf::Name;
-use super::object::{self, LoadError, Scope, Sizes, refused};
+use super::object::{self, LoadError, Scope, Sizes, in_spite_of_signals, refused};
 use super::record::{Record, key_of};
 use super::rung::{Hook, Rung};
 use crate::pipe::PipeId;
@@ -153,10 +153,11 @@ impl Tracker {
             }
         }
         for (name, kind) in SEED.into_iter().chain([TASKS]) {
-            iterator(ebpf, name)?.load(kind, &types).map_err(|error| refused(name, error))?;
+            let iterator = iterator(ebpf, name)?;
+            in_spite_of_signals(|| iterator.load(kind, &types)).map_err(|error| refused(name, error))?;
         }
         if let Some(Program::RawTracePoint(program)) = ebpf.program_mut(ASK_WRITERS) {
-            program.load().map_err(|error| refused(ASK_WRITERS, error))?;
+            in_spite_of_signals(|| program.load()).map_err(|error| refused(ASK_WRITERS, error))?;
         }
         drop(types);
         cost.load = started.elapsed();
@@ -384,13 +385,13 @@ pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya
 fn load(ebpf: &mut Ebpf, hook: &Hook, types: &aya::Btf) -> Result<u64, LoadError> {
     let stale = || LoadError::Stale(hook.program.clone());
     let program = ebpf.program_mut(&hook.program).ok_or_else(stale)?;
-    let loaded = match &mut *program {
+    let loaded = in_spite_of_signals(|| match &mut *program {
         Program::RawTracePoint(program) => program.load(),
         Program::KProbe(program) => program.load(),
         Program::FExit(program) => program.load(&hook.at, types),
         Program::BtfTracePoint(program) => program.load(&hook.at, types),
-        _ => return Err(stale()),
-    };
+        _ => Err(ProgramError::UnexpectedProgramType),
+    });
     match loaded {
         // The kprobe rung's pair is attached to many functions.
         Err(ProgramError::AlreadyLoaded) => return Ok(0),
