@@ -9,8 +9,9 @@
 //! 2. **Start time** is that of the process the warrant was made for.
 //! 3. **Never**: ourselves, our ancestors, pid 1, kernel threads, what `--keep` names.
 //! 4. **Hold**: it has a *writing* descriptor on that pipe at this moment (unless the warrant's ground
-//!    is another, which the policy asked for: see [`Ground`]).
-//! 5. **Lineage**: its chain of parents leads to us (unless the policy says `foreign`).
+//!    is another, which an option asked for: see [`Ground`]).
+//! 5. **Lineage**: its chain of parents leads to us (unless an option says `foreign`, or a policy of the
+//!    node names it: then nothing but its hold of a withheld pipe is ground enough).
 //! 6. **Record**, then signal through the pidfd.
 //!
 //! What is left between the last look and the signal are some microseconds in which the process can
@@ -34,6 +35,15 @@ use crate::process::{is_denied, is_gone};
 pub enum Ground {
     /// It holds the write end of a watched pipe, seen here.
     Holds {
+        /// The pipe.
+        pipe: Pipe,
+        /// The descriptors by which it was seen to hold it.
+        seen: Hold,
+    },
+    /// It holds the write end of a withheld pipe, and a policy of the node says that such holders are ended.
+    Policy {
+        /// The policy's name.
+        policy: String,
         /// The pipe.
         pipe: Pipe,
         /// The descriptors by which it was seen to hold it.
@@ -72,6 +82,9 @@ pub struct Authority {
     pub keep: Keep,
     /// Whether foreign holders may be signalled (`--on-foreign end`).
     pub foreign: bool,
+    /// Whether the bearer is a node: policies name whom it may signal, whoever that descends from, and
+    /// it may signal on no other ground. Everybody else may on every ground but that.
+    pub node: bool,
 }
 
 /// Why a warrant was refused.
@@ -95,6 +108,9 @@ pub enum Refusal {
     /// It does not descend from us.
     #[error("it is not in the lineage")]
     NotLineage,
+    /// A node's warrant without a policy, or a policy's warrant without a node.
+    #[error("no policy of a node names it")]
+    NoPolicy,
     /// We may not look at its descriptors, so its hold cannot be verified.
     #[error("its descriptors cannot be read")]
     Unreadable,
@@ -177,6 +193,10 @@ pub fn signal(warrant: &Warrant<'_>, authority: &Authority, journal: &mut dyn Jo
 /// Looks afresh at everything that the warrant claims.
 fn verify(warrant: &Warrant<'_>, authority: &Authority) -> io::Result<Result<(), Refusal>> {
     let pid = warrant.id.pid;
+    let named = matches!(&warrant.ground, Ground::Policy { policy, .. } if !policy.is_empty());
+    if authority.node != named || matches!(warrant.ground, Ground::Policy { .. }) != named {
+        return Ok(Err(Refusal::NoPolicy));
+    }
     if pid <= 1 || pid == nix::unistd::getpid().as_raw() || pid == authority.root {
         return Ok(Err(Refusal::Ancestor));
     }
@@ -192,7 +212,8 @@ fn verify(warrant: &Warrant<'_>, authority: &Authority) -> io::Result<Result<(),
         if is_our_ancestor(pid) {
             return Ok(Err(Refusal::Ancestor));
         }
-        if !(authority.foreign && matches!(warrant.relation, Relation::Foreign | Relation::Adopted)) {
+        let foreign = authority.foreign && matches!(warrant.relation, Relation::Foreign | Relation::Adopted);
+        if !(named || foreign) {
             return Ok(Err(Refusal::NotLineage));
         }
     }
@@ -200,7 +221,7 @@ fn verify(warrant: &Warrant<'_>, authority: &Authority) -> io::Result<Result<(),
         return Ok(Err(Refusal::Kept));
     }
     match &warrant.ground {
-        Ground::Holds { pipe, seen } => match still_writes(pid, *pipe, seen) {
+        Ground::Holds { pipe, seen } | Ground::Policy { pipe, seen, .. } => match still_writes(pid, *pipe, seen) {
             Ok(true) => Ok(Ok(())),
             Ok(false) => Ok(Err(Refusal::NoHold)),
             Err(error) if is_denied(&error) => Ok(Err(Refusal::Unreadable)),
@@ -368,7 +389,16 @@ mod tests {
     }
 
     fn authority() -> Authority {
-        Authority { root: nix::unistd::getpid().as_raw(), keep: Keep::default(), foreign: false }
+        Authority { root: nix::unistd::getpid().as_raw(), keep: Keep::default(), foreign: false, node: false }
+    }
+
+    /// A node's, to which a fixture is a stranger: it descends from a sibling of the node.
+    fn node(elsewhere: &Fixture) -> Authority {
+        Authority { root: elsewhere.pid(), node: true, ..authority() }
+    }
+
+    fn policy(fixture: &Fixture, name: &str) -> Ground {
+        Ground::Policy { policy: name.to_owned(), pipe: fixture.pipe, seen: fixture.hold() }
     }
 
     fn refused(refusal: Refusal) -> (Verdict, Vec<String>) {
@@ -472,6 +502,80 @@ mod tests {
         match Stat::read(2) {
             Ok(stat) if stat.kernel_thread => assert_eq!(try_on(2), refused(Refusal::KernelThread)),
             _ => eprintln!("skipped: no kernel thread can be seen from this pid namespace"),
+        }
+    }
+
+    #[test]
+    fn a_policy_of_a_node_reaches_whoever_holds_the_write_end() {
+        let mut fixture = Fixture::new(End::Write);
+        let sibling = Fixture::new(End::Write);
+        let ground = policy(&fixture, "agents");
+        let (verdict, books) = fixture.try_on(&node(&sibling), |warrant| warrant.ground = ground);
+        assert_eq!(verdict, Verdict::Signalled);
+        assert_eq!(books, ["signalling SIGKILL while alive: true"]);
+        assert_eq!(std::io::Read::read(&mut fixture.ours, &mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_node_acts_on_the_word_of_a_policy_alone_and_nobody_else_does() {
+        let mut fixture = Fixture::new(End::Write);
+        let sibling = Fixture::new(End::Write);
+        let all = Authority { foreign: true, ..node(&sibling) };
+        let no_policy = refused(Refusal::NoPolicy);
+        let holds = || Ground::Holds { pipe: fixture.pipe, seen: fixture.hold() };
+        for ground in [holds(), Ground::Suspect, Ground::Opaque, Ground::Reap, policy(&fixture, "")] {
+            for relation in [Relation::Lineage, Relation::Foreign, Relation::Adopted] {
+                let verdict = fixture.try_on(&all, |warrant| {
+                    warrant.ground = ground.clone();
+                    warrant.relation = relation;
+                });
+                assert_eq!(verdict, no_policy, "{ground:?} of {relation:?}");
+            }
+        }
+        let run = Authority { foreign: true, ..authority() };
+        for name in ["agents", ""] {
+            let ground = policy(&fixture, name);
+            assert_eq!(fixture.try_on(&run, |warrant| warrant.ground = ground), no_policy, "a run has no policies");
+        }
+        assert!(fixture.is_alive());
+    }
+
+    #[test]
+    fn a_policy_reaches_no_reader_no_other_pipes_holder_nobody_kept_and_no_other_process_of_that_pid() {
+        let (mut reader, mut writer) = (Fixture::new(End::Read), Fixture::new(End::Write));
+        let sibling = Fixture::new(End::Write);
+        let ground = policy(&reader, "agents");
+        assert_eq!(reader.try_on(&node(&sibling), |warrant| warrant.ground = ground), refused(Refusal::NoHold));
+
+        let other = Ground::Policy { policy: "agents".into(), pipe: sibling.pipe, seen: writer.hold() };
+        assert_eq!(writer.try_on(&node(&sibling), |warrant| warrant.ground = other), refused(Refusal::NoHold));
+
+        let kept = Authority { keep: Keep::new(&["sleep"]).unwrap(), ..node(&sibling) };
+        let ground = policy(&writer, "agents");
+        assert_eq!(writer.try_on(&kept, |warrant| warrant.ground = ground), refused(Refusal::Kept));
+
+        let ground = policy(&writer, "agents");
+        let older = |warrant: &mut Warrant<'_>| {
+            warrant.ground = ground;
+            warrant.id.start_ticks -= 1;
+        };
+        assert_eq!(writer.try_on(&node(&sibling), older), refused(Refusal::Reused));
+        assert!(reader.is_alive() && writer.is_alive());
+    }
+
+    #[test]
+    fn a_policy_never_reaches_ourselves_our_ancestors_or_pid_1() {
+        let fixture = Fixture::new(End::Write);
+        let parent = nix::unistd::getppid().as_raw();
+        for pid in [nix::unistd::getpid().as_raw(), 1, parent] {
+            let id = Stat::read(pid).map_or(ProcessId { pid, start_ticks: 0 }, |stat| stat.id);
+            let ground = policy(&fixture, "agents");
+            let node = Authority { node: true, ..authority() };
+            let verdict = fixture.try_on(&node, |warrant| {
+                warrant.id = id;
+                warrant.ground = ground;
+            });
+            assert_eq!(verdict, refused(Refusal::Ancestor), "{pid}");
         }
     }
 

@@ -1,11 +1,18 @@
-//! A node's policies: checked, and tried on what an audit log tells.
+//! A node: its policies, checked and tried on what an audit log tells, and what it does on this machine.
 
 #![allow(clippy::unwrap_used, reason = "a test's own helpers fail the test")]
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pipewarden::process::stat::Stat;
 use pipewarden_tests::binaries::{UNDER_TEST, binary};
+use pipewarden_tests::deadline::Deadline;
+use pipewarden_tests::skip::{Need, skip, skipped};
+use serde_json::Value;
 
 fn pipewarden(arguments: &[&str], path: Option<&Path>) -> Output {
     Command::new(binary(UNDER_TEST)).args(arguments).args(path).output().unwrap()
@@ -72,4 +79,222 @@ fn a_policy_is_tried_on_the_log_of_a_run_that_spared_an_escapee() {
     let output = pipewarden(&["node", "replay", "/no/such/log", "--config"], Some(&config));
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).starts_with("pipewarden: node replay: /no/such/log: "), "{output:?}");
+}
+
+/// A node of its own: its lock is not the machine's, its pids are.
+struct Node {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    /// None where it cannot be had, which is said.
+    fn start(test: &str, policies: &str) -> Option<Node> {
+        if skip(test, &[Need::Root]) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("unshare");
+        let script = "mount -t tmpfs none /run && exec \"$0\" node --config \"$1\"";
+        command.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(binary(UNDER_TEST));
+        command.arg(folder.path().join("node.toml")).stderr(File::create(folder.path().join("said")).unwrap());
+        let configured = Node::text(folder.path(), policies);
+        fs::write(folder.path().join("node.toml"), configured).unwrap();
+        let mut node = Node { child: command.spawn().unwrap(), folder };
+        let mut ended = false;
+        let began = Deadline::patient().until(|| {
+            ended = node.child.try_wait().unwrap().is_some();
+            ended || !node.of("tracker.attached").is_empty()
+        });
+        assert!(began, "{}", node.said());
+        if ended {
+            assert!(node.said().contains("see pipewarden doctor"), "{}", node.said());
+            skipped(test, &node.said());
+            return None;
+        }
+        Some(node)
+    }
+
+    fn text(folder: &Path, policies: &str) -> String {
+        format!("[audit]\npath = \"{}\"\n{policies}", folder.join("audit.jsonl").display())
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.folder.path().join("said")).unwrap()
+    }
+
+    /// Records of an event.
+    fn of(&self, event: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap_or_default();
+        // The last line may be half there.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|record: &Value| record["event"] == event)
+            .collect()
+    }
+
+    /// Those about a process. The machine has others.
+    fn about(&self, event: &str, pid: i32) -> Vec<Value> {
+        self.of(event).into_iter().filter(|record| record["process"]["pid"] == pid).collect()
+    }
+
+    fn wait_for(&self, event: &str, pid: i32) -> Value {
+        let came = Deadline::patient().until(|| !self.about(event, pid).is_empty());
+        assert!(came, "no {event} about {pid}: {}", self.said());
+        self.about(event, pid).remove(0)
+    }
+
+    fn reload(&self, policies: &str, says: &str) {
+        fs::write(self.folder.path().join("node.toml"), Node::text(self.folder.path(), policies)).unwrap();
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGHUP).unwrap();
+        assert!(Deadline::patient().until(|| self.said().contains(says)), "{}", self.said());
+    }
+
+    /// Ends it by SIGTERM; its log is whole then.
+    fn end(mut self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        assert!(Deadline::patient().until(|| self.child.try_wait().unwrap().is_some()), "it does not end");
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.said());
+        let output = pipewarden(&["audit", "verify"], Some(&self.folder.path().join("audit.jsonl")));
+        assert!(stdout(&output).contains("runs: 1 closed, 0 open, 0 broken"), "{output:?}");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A shell that waits for the output of a command, which has put a helper into a session of its own and
+/// ends when it is told to.
+struct Hang {
+    shell: Child,
+    helper: i32,
+    name: String,
+    folder: tempfile::TempDir,
+}
+
+impl Hang {
+    /// With a helper of this name, of which there is no other on the machine.
+    fn new(name: &str) -> Hang {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| -> PathBuf { folder.path().join(name) };
+        fs::copy("/bin/sleep", at(name)).unwrap();
+        nix::unistd::mkfifo(&at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let command = format!("setsid ./{name} 600 & echo $! >helper.new; mv helper.new helper; read line <go\n");
+        fs::write(at("command"), command).unwrap();
+        let shell = Command::new("sh").args(["-c", "output=$(sh command)"]).current_dir(folder.path()).spawn().unwrap();
+        let helper = || fs::read_to_string(at("helper")).ok()?.trim().parse().ok();
+        let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == name);
+        assert!(Deadline::patient().until(|| helper().is_some_and(runs)), "the helper does not start");
+        let helper = helper().unwrap();
+        Hang { shell, helper, name: name.to_owned(), folder }
+    }
+
+    /// The command ends.
+    fn begin(&self) {
+        fs::write(self.folder.path().join("go"), "go\n").unwrap();
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.shell.try_wait().unwrap().is_some()
+    }
+
+    fn helper_lives(&self) -> bool {
+        Stat::read(self.helper).is_ok_and(|stat| stat.comm == self.name && !stat.is_dead())
+    }
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+        if self.helper_lives() {
+            let _ = kill(Pid::from_raw(self.helper), Signal::SIGKILL);
+        }
+    }
+}
+
+/// A name for this test's helpers alone, short enough for comm.
+fn name(of: &str) -> String {
+    format!("{of}{}", std::process::id())
+}
+
+#[test]
+fn a_node_ends_what_its_policy_names_and_nobody_who_is_innocent() {
+    let (guilty, kept) = (name("g"), name("k"));
+    let (mut hang, mut spared) = (Hang::new(&guilty), Hang::new(&kept));
+    // In a session of its own, with a reader that started it, and of the same name: but it is the command.
+    let mut innocent = Command::new("setsid");
+    let innocent = innocent.arg(hang.folder.path().join(&guilty)).arg("600").stdout(Stdio::piped());
+    let mut innocent = innocent.spawn().unwrap();
+    let policies = format!(
+        "[[policy]]\nname = \"ours\"\nmatch = {{ comm = \"[gk]{}\" }}\non_withheld = \"end\"\ngrace = 0\nkeep = [\"{kept}\"]\n",
+        std::process::id()
+    );
+    let test = "a_node_ends_what_its_policy_names_and_nobody_who_is_innocent";
+    if let Some(node) = Node::start(test, &policies) {
+        hang.begin();
+        spared.begin();
+        assert!(Deadline::patient().until(|| hang.is_over()), "the shell waits: {}", node.said());
+        let act = node.wait_for("holder.signalled", hang.helper);
+        assert_eq!((&act["decision"]["option"], &act["decision"]["action"]), (&"policy ours".into(), &"term".into()));
+        assert_eq!(act["evidence"]["verified"]["writes"], true);
+        let withheld = node.of("pipe.withheld");
+        let its = withheld.iter().find(|record| record["pipe"]["ino"] == act["pipe"]["ino"]).unwrap();
+        assert!(its["seq"].as_u64() < act["seq"].as_u64(), "said before it was done");
+        assert_eq!(node.wait_for("holder.ended", hang.helper)["decision"]["reason"], "exited");
+
+        assert_eq!(node.wait_for("holder.spared", spared.helper)["decision"]["action"], "kept");
+        assert!(!spared.is_over() && spared.helper_lives());
+        let pid = innocent.id().cast_signed();
+        assert!(innocent.try_wait().unwrap().is_none(), "the innocent lives");
+        for event in ["holder.signalled", "holder.spared"] {
+            assert!(node.about(event, pid).is_empty(), "nobody holds it for a holder of a withheld pipe");
+        }
+        node.end();
+    }
+    innocent.kill().unwrap();
+    innocent.wait().unwrap();
+}
+
+#[test]
+fn a_node_observes_until_a_valid_file_says_otherwise() {
+    let name = name("o");
+    let mut hang = Hang::new(&name);
+    let Some(node) = Node::start("a_node_observes_until_a_valid_file_says_otherwise", "") else { return };
+    hang.begin();
+    let record = node.wait_for("holder.spared", hang.helper);
+    assert_eq!((&record["decision"]["action"], &record["decision"]["note"]), (&"none".into(), &"observed".into()));
+    node.reload("[[policy]]\ngrase = 1\n", "did you mean grace?; nothing is changed");
+    assert!(!hang.is_over() && hang.helper_lives());
+    let end = format!("[[policy]]\nmatch = {{ comm = \"{name}\" }}\non_withheld = \"end\"\ngrace = 0\n");
+    node.reload(&end, "again: 1 policies");
+    assert!(Deadline::patient().until(|| hang.is_over()), "the shell waits: {}", node.said());
+    assert_eq!(node.wait_for("holder.signalled", hang.helper)["decision"]["option"], "policy policy 1");
+    node.end();
+}
+
+#[test]
+fn beyond_its_limit_a_node_observes_and_says_so() {
+    let name = name("l");
+    let mut hangs = [Hang::new(&name), Hang::new(&name)];
+    let policies = format!(
+        "[[policy]]\nname = \"one\"\nmatch = {{ comm = \"{name}\" }}\non_withheld = \"end\"\ngrace = 0\nlimit = \"1/1h\"\n"
+    );
+    let Some(node) = Node::start("beyond_its_limit_a_node_observes_and_says_so", &policies) else { return };
+    for hang in &hangs {
+        hang.begin();
+    }
+    let says = "policy one: limit is reached: observed: ";
+    assert!(Deadline::patient().until(|| node.said().contains(says)), "{}", node.said());
+    assert!(Deadline::patient().until(|| hangs.iter_mut().any(Hang::is_over)), "{}", node.said());
+    let signalled = hangs.iter().filter(|hang| !node.about("holder.signalled", hang.helper).is_empty()).count();
+    assert_eq!(signalled, 1);
+    let one_lives = || hangs.iter().filter(|hang| hang.helper_lives()).count() == 1;
+    assert!(Deadline::patient().until(one_lives), "one is ended, and one lives");
+    node.end();
 }

@@ -1,4 +1,4 @@
-//! `pipewarden node`: the policies of a machine.
+//! `pipewarden node`: the shared tracker of a machine, and its policies.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -9,30 +9,45 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::print::{complain, print};
+use crate::config::ConfigError;
 use crate::node::config::{Config, OnWithheld, PATH};
+use crate::node::daemon;
 use crate::node::policy::Policies;
 use crate::node::replay::{Cases, Fate, Outcome, Replay};
 
-/// What a node's policies say
+/// Find the withheld pipes of a whole machine, and end their holders where a policy says so
 ///
-/// Exit status: 0; 125 if the configuration is wrong, or a log cannot be read.
+/// SIGHUP reads the configuration again, SIGTERM ends it. Exit status: 0; 125 if pipewarden itself
+/// failed or the configuration is wrong.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Node {
     #[command(subcommand)]
     ask: Option<Ask>,
     #[command(flatten)]
     which: Which,
     /// Only say whether the configuration is right
-    #[arg(long, required = true)]
+    #[arg(long)]
     check: bool,
 }
 
 #[derive(Debug, Args)]
 struct Which {
-    /// The configuration, in TOML
-    #[arg(long, value_name = "FILE", default_value = PATH)]
-    config: PathBuf,
+    /// The configuration, in TOML [/etc/pipewarden/node.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Which {
+    /// The file, where one was named or the usual one is there.
+    fn file(&self) -> Option<PathBuf> {
+        let usual = || Some(PathBuf::from(PATH)).filter(|path| path.exists());
+        self.config.clone().or_else(usual)
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        self.file().map_or_else(|| Ok(Config::default()), |file| Config::load(&file))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,7 +68,11 @@ impl Node {
     pub fn run(self) -> ExitCode {
         match self.ask {
             Some(Ask::Replay { logs, which }) => replay(&logs, &which),
-            None => match Config::load(&self.which.config) {
+            None if !self.check => match daemon::run(self.which.file(), complain) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&error),
+            },
+            None => match self.which.load() {
                 Ok(config) => print_or_fail(&checked(&config)),
                 Err(error) => failed(&error),
             },
@@ -62,7 +81,7 @@ impl Node {
 }
 
 fn replay(logs: &[PathBuf], which: &Which) -> ExitCode {
-    let config = match Config::load(&which.config) {
+    let config = match which.load() {
         Ok(config) => config,
         Err(error) => return failed(&error),
     };

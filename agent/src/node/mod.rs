@@ -5,11 +5,17 @@
 //! - [`attribution`]: the same, remembered by cgroup.
 //! - [`withheld`]: which pipes are withheld; no I/O.
 //! - [`policy`]: what the policies say about their holders; no I/O.
-//! - [`replay`]: what they would have done, over an audit log.
+//! - [`live`]: the tracker, and what it feeds to those.
+//! - [`daemon`]: the node itself.
+//! - [`journal`]: its audit records.
+//! - [`replay`]: what policies would have done, over an audit log.
 
 pub mod attribution;
 pub mod config;
+pub mod daemon;
 pub mod identity;
+pub mod journal;
+pub mod live;
 pub mod policy;
 pub mod replay;
 pub mod withheld;

@@ -28,7 +28,7 @@ pub enum Verdict {
     Wait(Duration),
     /// It is ended, which counts against the limits.
     End,
-    /// It would be ended, and a limit is reached: it is observed, and stays so.
+    /// It would be ended, and a limit is reached: it is observed instead.
     Limited(Limit),
 }
 

@@ -389,7 +389,7 @@ impl Journal {
     /// The record of an act or a refusal.
     fn act(&self, warrant: &Warrant<'_>, decision: Decision, verified: Option<Verified>) -> Act {
         let (pipe, holds) = match &warrant.ground {
-            Ground::Holds { pipe, seen } => {
+            Ground::Holds { pipe, seen } | Ground::Policy { pipe, seen, .. } => {
                 (Some(PipeSeen::held(*pipe, self.stream_of(*pipe), seen)), vec![seen.into()])
             }
             Ground::Suspect | Ground::Opaque | Ground::Reap => (None, Vec::new()),
@@ -410,7 +410,7 @@ impl Journal {
             _ if warrant.signal == Signal::SIGKILL && self.first_signal.is_some() => Reason::Escalated,
             Ground::Holds { .. } => Reason::Stale,
             Ground::Suspect => Reason::Suspect,
-            Ground::Opaque => Reason::Policy,
+            Ground::Opaque | Ground::Policy { .. } => Reason::Policy,
             Ground::Reap => Reason::Reap,
         }
     }
@@ -426,7 +426,7 @@ impl act::Journal for Journal {
             let verified = Verified {
                 start_ticks: Some(warrant.id.start_ticks),
                 same_process: true,
-                writes: matches!(warrant.ground, Ground::Holds { .. }).then_some(true),
+                writes: matches!(warrant.ground, Ground::Holds { .. } | Ground::Policy { .. }).then_some(true),
                 in_lineage: (warrant.relation != Relation::Foreign).then_some(true),
                 pidfd: true,
             };
@@ -446,7 +446,7 @@ impl act::Journal for Journal {
                 Refusal::Reused => Reason::PidReused,
                 Refusal::Kept => Reason::Keep,
                 Refusal::NoHold => Reason::HoldGone,
-                Refusal::NotLineage => Reason::Foreign,
+                Refusal::NotLineage | Refusal::NoPolicy => Reason::Foreign,
                 Refusal::Unreadable => Reason::Unverifiable,
                 Refusal::NotPermitted => Reason::NotPermitted,
             };

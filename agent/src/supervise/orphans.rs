@@ -188,7 +188,7 @@ impl Hunt {
 
     fn turn(&mut self) {
         let us = nix::unistd::getpid().as_raw();
-        let authority = Authority { root: us, keep: self.keep.clone(), foreign: false };
+        let authority = Authority { root: us, keep: self.keep.clone(), foreign: false, node: false };
         let mut refused = Vec::new();
         for root in &self.roots {
             let below = children::descendants(root.pid, &HashSet::new()).unwrap_or_default();

@@ -114,6 +114,7 @@ impl Supervisor<'_> {
             root: self.lineage.root,
             keep: self.options.keep.clone(),
             foreign: self.options.on_foreign == OnForeign::As(OnHolder::End),
+            node: false,
         }
     }
 
