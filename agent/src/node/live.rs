@@ -225,8 +225,9 @@ impl Live {
 
     /// Reads everything anew: the map, who lives, and what was started with which pipes.
     fn reseed(&mut self) -> io::Result<()> {
-        self.tracker.seed(None).map_err(io::Error::other)?;
+        // What is lost meanwhile makes for another time.
         self.losses = self.tracker.losses();
+        self.tracker.seed(None).map_err(io::Error::other)?;
         let mut processes = self.tracker.processes().map_err(io::Error::other)?;
         processes.sort_unstable_by_key(|(pid, process)| (process.start_boot_ns, *pid));
         self.commands.resync(&processes.iter().map(|(pid, _)| pid.cast_signed()).collect());
