@@ -70,6 +70,8 @@ impl Proc {
                     Ok(None)
                 }
             }
+            // Who is on its way out is not opaque: the next look finds it gone.
+            Err(error) if is_denied(&error) && Stat::read(stat.id.pid).is_ok_and(|stat| stat.exiting) => Ok(None),
             Err(error) if is_denied(&error) => self.holder(stat, Relation::Opaque, Vec::new()).map(Some),
             Err(error) => Err(error),
         }

@@ -7,6 +7,8 @@ use crate::pipe::ProcessId;
 
 /// `PF_KTHREAD` of include/linux/sched.h, as field 9 of `/proc/PID/stat` shows it.
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// `PF_EXITING`, as above.
+const PF_EXITING: u64 = 0x4;
 
 /// The fields of `/proc/PID/stat` that we use (proc_pid_stat(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub struct Stat {
     pub threads: u64,
     /// Whether this is a kernel thread.
     pub kernel_thread: bool,
+    /// Whether its first thread is on its way out. Without its memory such a process belongs to root, as
+    /// far as `/proc` is concerned, and to nobody else its tables are closed.
+    pub exiting: bool,
 }
 
 impl Stat {
@@ -87,6 +92,7 @@ impl Stat {
     fn parse(pid: i32, bytes: &[u8]) -> Option<Stat> {
         let (comm, fields) = split(bytes)?;
         let field = |number: usize| fields.get(number - 3).copied();
+        let flags: u64 = field(9)?.parse().ok()?;
         Some(Stat {
             id: ProcessId { pid, start_ticks: field(22)?.parse().ok()? },
             comm,
@@ -96,7 +102,8 @@ impl Stat {
             sid: field(6)?.parse().ok()?,
             cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
             threads: field(20)?.parse().ok()?,
-            kernel_thread: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
+            kernel_thread: flags & PF_KTHREAD != 0,
+            exiting: flags & PF_EXITING != 0,
         })
     }
 }
@@ -146,7 +153,7 @@ mod tests {
         assert_eq!(stat.comm, "a) R (b)");
         assert_eq!((stat.state, stat.ppid, stat.pgid, stat.sid), ('S', 1, 70, 69));
         assert_eq!((stat.cpu_ticks, stat.id.start_ticks), (12, 4242));
-        assert!(!stat.kernel_thread);
+        assert!(!stat.kernel_thread && !stat.exiting);
     }
 
     #[test]

@@ -181,10 +181,18 @@ fn clients_that_misbehave_are_nobodys_problem() {
     }
     // One that waits for a stop which takes its time, and leaves.
     drop(silent);
-    let mut waits = connect();
-    waits.write_all(b"{\"stop\":\"a\"}\n").unwrap();
-    supervised.says("a: stopping");
-    drop(waits);
+    // (It is not let in before those who left are noticed to have left: there is room for so many.)
+    let waits = Deadline::patient().find(|| {
+        let mut waits = connect();
+        waits.write_all(b"{\"stop\":\"a\"}\n").ok()?;
+        waits.set_nonblocking(true).unwrap();
+        let put_off = Deadline::patient().find(|| match waits.read(&mut [0; 16]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => supervised.said("a: stopping").then_some(false),
+            _ => Some(true),
+        });
+        (put_off == Some(false)).then_some(waits)
+    });
+    drop(waits.expect("it is let in"));
     assert_eq!(supervised.status_of("a").state, "stopping");
     let gone = Deadline::patient().until(|| pipewarden_tests::kernel::descriptors(supervised.process.pid) <= before);
     assert!(gone, "their connections are closed");

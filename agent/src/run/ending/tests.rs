@@ -56,6 +56,7 @@ impl Being {
             cpu_ticks: self.cpu,
             threads: 1,
             kernel_thread: false,
+            exiting: false,
         }
     }
 
