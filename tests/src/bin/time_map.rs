@@ -128,7 +128,9 @@ const SILENCE: u16 = 2000;
 
 fn read_all(told: &mut Told, prioritised: bool, count: usize) -> Result<Vec<(i32, Duration)>> {
     if prioritised {
-        let first = libc::sched_param { sched_priority: 1 };
+        // SAFETY: integers only; musl has more of them than glibc.
+        let mut first: libc::sched_param = unsafe { std::mem::zeroed() };
+        first.sched_priority = 1;
         // SAFETY: the parameter is alive for the call; 0 is this thread.
         Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) })
             .context("SCHED_FIFO")?;
