@@ -77,7 +77,8 @@ pub struct Escape {
 
 /// A watched pipe has no writer any more.
 ///
-/// Told where a system call takes the last one away. A process that exits is told of by
+/// Told where close(2) takes the last one away, since Linux 6.6: before, and for other calls, the kernel lets
+/// go of the file only once the call has returned, and nothing is told. A process that exits is told of by
 /// [`EXIT`](kind::EXIT), before it loses what it holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
