@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -182,17 +182,21 @@ fn clients_that_misbehave_are_nobodys_problem() {
     // One that waits for a stop which takes its time, and leaves.
     drop(silent);
     // (It is not let in before those who left are noticed to have left: there is room for so many.)
-    let waits = Deadline::patient().find(|| {
-        let mut waits = connect();
-        waits.write_all(b"{\"stop\":\"a\"}\n").ok()?;
-        waits.set_nonblocking(true).unwrap();
-        let put_off = Deadline::patient().find(|| match waits.read(&mut [0; 16]) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => supervised.said("a: stopping").then_some(false),
-            _ => Some(true),
-        });
-        (put_off == Some(false)).then_some(waits)
+    let mut waits = None;
+    let let_in = Deadline::patient().until(|| {
+        let mut stream = connect();
+        stream.set_nonblocking(true).unwrap();
+        let mut is_open = stream.write_all(b"{\"stop\":\"a\"}\n").is_ok();
+        let is_taken = |is_open: &mut bool, stream: &mut UnixStream| {
+            *is_open = matches!(stream.read(&mut [0; 16]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+            supervised.log.count("a: stopping") > 0
+        };
+        let _ = Deadline::patient().until(|| is_taken(&mut is_open, &mut stream) || !is_open);
+        waits = is_open.then_some(stream);
+        waits.is_some()
     });
-    drop(waits.expect("it is let in"));
+    assert!(let_in, "{}", supervised.log.so_far());
+    drop(waits);
     assert_eq!(supervised.status_of("a").state, "stopping");
     let gone = Deadline::patient().until(|| pipewarden_tests::kernel::descriptors(supervised.process.pid) <= before);
     assert!(gone, "their connections are closed");
