@@ -159,9 +159,32 @@ fn strip(tools: &Tools, built: &Path) -> Result<Vec<u8>> {
     let stripped = built.with_extension("stripped");
     run(Command::new(tools.sysroot.join("lib/rustlib").join(host).join("bin/rust-objcopy"))
         .arg("--strip-debug")
+        .args(new_names(&fs::read(built)?)?)
         .args([built, &stripped])
         .env("LD_LIBRARY_PATH", tools.sysroot.join("lib")))?;
     fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
+}
+
+/// Options that take out of symbols' names what cargo makes of the place of the sources: the crate's
+/// disambiguator, `Cs` with a number to the base of 62 and an underscore (v0 of rustc's mangling).
+fn new_names(object: &[u8]) -> Result<Vec<String>> {
+    use object::ObjectSymbol;
+    let file = object::File::parse(object)?;
+    let mut options = Vec::new();
+    for symbol in file.symbols() {
+        let name = symbol.name()?;
+        if let Some(plain) = without_disambiguator(name) {
+            options.push(format!("--redefine-sym={name}={plain}"));
+        }
+    }
+    Ok(options)
+}
+
+/// A mangled name as it would be in a crate without a disambiguator; `None` if it has none.
+fn without_disambiguator(name: &str) -> Option<String> {
+    let (before, after) = name.strip_prefix("_R")?.split_once("Cs")?;
+    let (_, rest) = after.split_once('_')?;
+    Some(format!("_R{before}C{rest}"))
 }
 
 /// Fails if a folder of this machine is named anywhere in the object.
