@@ -255,3 +255,18 @@ fn hash(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::without_disambiguator;
+
+    #[test]
+    fn a_name_does_not_tell_where_its_crate_is() {
+        let names =
+            ["_RNvNtCsc18kavnk8x7_10pipewarden4walk9each_slot", "_RNvNtCscltk82krMw5_10pipewarden4walk9each_slot"];
+        for name in names {
+            assert_eq!(without_disambiguator(name).as_deref(), Some("_RNvNtC10pipewarden4walk9each_slot"));
+        }
+        assert_eq!(without_disambiguator("each_slot"), None);
+    }
+}
