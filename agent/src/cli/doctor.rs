@@ -63,7 +63,7 @@ fn text(report: &Report) -> String {
     page.head("in use");
     let later = report.auto_later.map_or_else(String::new, |rung| format!(", and {rung} after a second"));
     page.line("run", &format!("{}{later}", report.auto));
-    page.line("node", report.node.unwrap_or("not in this version"));
+    page.line("node", report.node.unwrap_or("does not work here: it needs a rung of bpf"));
     page.head("to get a better rung");
     match &report.advice.command {
         Some(command) => page.line(command, &report.advice.why),

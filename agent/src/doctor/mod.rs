@@ -36,7 +36,7 @@ pub struct Report {
     /// The rung of the live map that it changes to once the command has lived a second; null where it stays
     /// with what it had.
     pub auto_later: Option<&'static str>,
-    /// What `node` would pick here; null in a version without `node`.
+    /// The rung that `node` takes here; null where it cannot work.
     pub node: Option<&'static str>,
     /// The rungs, best first.
     pub rungs: Vec<Rung>,
@@ -163,7 +163,7 @@ pub fn examine() -> Report {
         architecture: env::consts::ARCH,
         auto,
         auto_later,
-        node: None,
+        node: rungs.iter().find(|rung| rung.usable && rung.name.starts_with("bpf-")).map(|rung| rung.name),
         rungs,
         features,
         capabilities: capabilities(held),
