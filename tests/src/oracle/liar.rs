@@ -99,7 +99,9 @@ impl View for Liar<'_> {
                 }
             }
             Lie::NeverEnds => {
-                let gone = self.tasks.values().filter(|row| tasks.iter().all(|new| new.tid != row.tid));
+                // Processes: an io_uring's workers are threads, which end when the kernel thinks fit.
+                let processes = self.tasks.values().filter(|row| row.tid == row.pid);
+                let gone = processes.filter(|row| tasks.iter().all(|new| new.tid != row.tid));
                 tasks.extend(gone.copied().collect::<Vec<_>>());
             }
             Lie::ThreadsAreProcesses => tasks.iter_mut().for_each(|row| row.pid = row.tid),
