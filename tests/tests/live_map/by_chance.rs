@@ -12,7 +12,7 @@ use crate::views::each;
 
 /// How many operations: more find more.
 const OPERATIONS: &str = "PIPEWARDEN_ORACLE_OPERATIONS";
-const DEFAULT_OPERATIONS: u64 = 40_000;
+const DEFAULT_OPERATIONS: u64 = 20_000;
 /// The first script's seed; the others follow it.
 const SEED: &str = "PIPEWARDEN_ORACLE_SEED";
 /// One script to play instead.
