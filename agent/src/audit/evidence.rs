@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::act::Refusal;
 use crate::pipe::{Action, End, EndedFor, Pipe, PipeKind, Relation, Stream};
 use crate::process::table::{Hold, Via};
 
@@ -130,6 +131,20 @@ pub enum Reason {
     Unverifiable,
     /// Refused by the kernel: we may not signal it (see `evidence.error`).
     NotPermitted,
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Reason {
+        match refusal {
+            Refusal::Ancestor | Refusal::KernelThread => Reason::Protected,
+            Refusal::Reused => Reason::PidReused,
+            Refusal::Kept => Reason::Keep,
+            Refusal::NoHold => Reason::HoldGone,
+            Refusal::NotLineage | Refusal::NoPolicy => Reason::Foreign,
+            Refusal::Unreadable => Reason::Unverifiable,
+            Refusal::NotPermitted => Reason::NotPermitted,
+        }
+    }
 }
 
 /// What is known about a process, and what was verified just before the act.

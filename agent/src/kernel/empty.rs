@@ -22,9 +22,7 @@ impl Empty {
     ///
     /// [`LoadError`].
     pub fn attach() -> Result<Empty, LoadError> {
-        // The maps are the programs' that are not loaded.
-        let least = Sizes { processes: 1, slots: 1, holders: 1, watched: 1, event_bytes: 4096 };
-        let mut opened = object::open(Scope::All, &least)?;
+        let mut opened = object::open(Scope::All, &Sizes::LEAST)?;
         let types = opened.types(&[Name::Typedef("btf_trace_sys_exit")])?;
         for hook in Rung::Tracepoint.hooks() {
             let name = if hook.at == "sys_exit" { EMPTY_SYS_EXIT } else { EMPTY };

@@ -126,6 +126,8 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// For who loads none of the programs that use the maps.
+    pub const LEAST: Sizes = Sizes { processes: 1, slots: 1, holders: 1, watched: 1, event_bytes: 4096 };
     /// For one run: about 12 MB of kernel memory, which is not the process's.
     pub const RUN: Sizes =
         Sizes { processes: 16384, slots: 65536, holders: 8192, watched: 64, event_bytes: 256 * 1024 };

@@ -47,9 +47,7 @@ impl Snapshot {
     ///
     /// [`LoadError`].
     pub fn load() -> Result<Self, LoadError> {
-        // The maps are the programs' that are not loaded.
-        let least = Sizes { processes: 1, slots: 1, holders: 1, watched: 1, event_bytes: 4096 };
-        let mut opened = object::open(Scope::All, &least)?;
+        let mut opened = object::open(Scope::All, &Sizes::LEAST)?;
         let types = opened.types(&[Name::Function("bpf_iter_task"), Name::Function("bpf_iter_task_file")])?;
         for (name, kind) in [(TASKS, "task"), (FILES, "task_file")] {
             let iterator = iterator(&mut opened.ebpf, name)?;

@@ -106,15 +106,7 @@ impl act::Journal for Journal {
     }
 
     fn refused(&mut self, warrant: &Warrant<'_>, refusal: Refusal) {
-        let reason = match refusal {
-            Refusal::Ancestor | Refusal::KernelThread => Reason::Protected,
-            Refusal::Reused => Reason::PidReused,
-            Refusal::Kept => Reason::Keep,
-            Refusal::NoHold => Reason::HoldGone,
-            Refusal::NotLineage | Refusal::NoPolicy => Reason::Foreign,
-            Refusal::Unreadable => Reason::Unverifiable,
-            Refusal::NotPermitted => Reason::NotPermitted,
-        };
+        let reason = Reason::from(refusal);
         let decision = Decision { note: Some(refusal.to_string()), ..Decision::new(Action::Refused, reason) };
         if let Some(act) = self.warranted(warrant, decision, None) {
             self.note(Event::HolderSpared(Box::new(act)));

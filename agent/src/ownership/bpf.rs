@@ -315,7 +315,7 @@ impl Source for BpfSource {
     fn holders(&mut self, question: &Question) -> io::Result<Census> {
         self.make_exact(question)?;
         let mut census = self.census(question)?;
-        if question.scope == Scope::Lineage || census.scope != question.scope {
+        if question.scope == Scope::Lineage {
             return Ok(census);
         }
         // What the kernel counts and no table of the lineage shows is in another's table, in flight, or with

@@ -441,15 +441,7 @@ impl act::Journal for Journal {
     fn refused(&mut self, warrant: &Warrant<'_>, refusal: Refusal) {
         self.roll.refused(warrant.id, &refusal.to_string());
         if self.log.is_on() {
-            let reason = match refusal {
-                Refusal::Ancestor | Refusal::KernelThread => Reason::Protected,
-                Refusal::Reused => Reason::PidReused,
-                Refusal::Kept => Reason::Keep,
-                Refusal::NoHold => Reason::HoldGone,
-                Refusal::NotLineage | Refusal::NoPolicy => Reason::Foreign,
-                Refusal::Unreadable => Reason::Unverifiable,
-                Refusal::NotPermitted => Reason::NotPermitted,
-            };
+            let reason = Reason::from(refusal);
             let decision = Decision {
                 signal: signal_name(warrant.signal as i32),
                 note: Some(refusal.to_string()),
