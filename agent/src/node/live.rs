@@ -5,18 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use pipewarden_common::event::{OTHER_UNKNOWN, kind};
-use pipewarden_common::live_map::{Process, Slot, SlotKey};
-
-use super::withheld::{Commands, Row, Seen, Withheld, Writer};
+use super::withheld::{Commands, Withheld};
 use crate::kernel::lock::{self, Carrier, TrackerLock};
 use crate::kernel::object::{LoadError, Scope, Sizes};
-use crate::kernel::record::{Record, end_of, pipe_of, process_of};
 use crate::kernel::rung::Rung;
 use crate::kernel::self_test::{self, SelfTestError};
 use crate::kernel::tracker::{Losses, Reader, Tracker};
-use crate::pipe::{PipeId, ProcessId};
-use crate::process::stat::Stat;
+use crate::pipe::PipeId;
+
+mod descent;
+mod holders;
 
 /// Why there is no tracker.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +46,6 @@ pub struct Live {
     losses: Losses,
     _lock: TrackerLock,
 }
-
-/// The most generations that are looked up.
-const GENERATIONS: usize = 64;
-
-/// A writer that is of no lineage: it stands for somebody who is not known.
-const SOMEBODY: Writer = Writer { id: ProcessId { pid: 0, start_ticks: 0 }, pgid: 0, cgroup: 0 };
 
 impl Live {
     /// Takes the machine's lock, attaches the best rung that there is to all processes, tests it and
@@ -160,69 +152,6 @@ impl Live {
         self.tracker.process(pid.cast_unsigned()).map_or(0, |process| process.cgroup)
     }
 
-    fn record(&mut self, record: &Record) {
-        let event = record.event();
-        let pid = event.pid.cast_signed();
-        match event.kind {
-            kind::FORK => self.commands.forked(pid, event.other.cast_signed()),
-            kind::EXEC => self.ran(event.pid),
-            kind::EXIT => {
-                self.commands.moved(pid, event.pgid.cast_signed());
-                self.commands.exited(pid);
-            }
-            kind::SETSID => self.commands.moved(pid, event.pgid.cast_signed()),
-            kind::SETPGID if event.other == OTHER_UNKNOWN => {} // its exit tells its group
-            kind::SETPGID => {
-                let whom = if event.other == 0 { event.pid } else { event.other };
-                if let Some(process) = self.tracker.process(whom) {
-                    self.commands.moved(whom.cast_signed(), process.pgid.cast_signed());
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn ran(&mut self, pid: u32) {
-        let Some(process) = self.tracker.process(pid) else { return };
-        let seen = self.seen(pid, &process);
-        if !seen.outputs.is_empty() {
-            let ancestors = self.ancestors(pid, process);
-            self.commands.ran(&seen, &ancestors);
-        }
-    }
-
-    fn seen(&self, pid: u32, process: &Process) -> Seen {
-        let output = |fd| {
-            let slot = self.tracker.slot(process.files, fd)?;
-            end_of(&slot.held)?.writes().then(|| pipe_of(&slot.held))
-        };
-        let outputs = [1, 2].into_iter().filter_map(output).collect();
-        Seen { pid: pid.cast_signed(), pgid: process.pgid.cast_signed(), cgroup: process.cgroup, outputs }
-    }
-
-    /// Who lives of those that a process descends from, its parent first.
-    fn ancestors(&self, pid: u32, process: Process) -> Vec<Seen> {
-        let mut above = Vec::new();
-        let (mut pid, mut process) = (pid, process);
-        while above.len() < GENERATIONS {
-            // Its parent at its birth may be gone, and the pid another's.
-            let born = self.tracker.process(process.parent).filter(|parent| {
-                process.parent != 0 && parent.start_boot_ns != 0 && parent.start_boot_ns <= process.start_boot_ns
-            });
-            let parent = match born {
-                Some(parent) => Some((process.parent, parent)),
-                None => Stat::read(pid.cast_signed()).ok().and_then(|stat| {
-                    let parent = stat.ppid.cast_unsigned();
-                    Some((parent, self.tracker.process(parent)?))
-                }),
-            };
-            let Some((parent, of_parent)) = parent else { break };
-            above.push(self.seen(parent, &of_parent));
-            (pid, process) = (parent, of_parent);
-        }
-        above
-    }
-
     /// Reads everything anew: the map, who lives, and what was started with which pipes.
     fn reseed(&mut self) -> io::Result<()> {
         // What is lost meanwhile makes for another time.
@@ -236,63 +165,6 @@ impl Live {
         }
         Ok(())
     }
-
-    /// Everybody who holds a watched pipe.
-    fn rows(&mut self) -> io::Result<Vec<Row>> {
-        let slots = self.tracker.holders().map_err(io::Error::other)?;
-        let shared = self.users_of_shared_tables(&slots)?;
-        let mut rows: HashMap<PipeId, (Row, HashSet<u64>)> = HashMap::new();
-        for (key, slot) in &slots {
-            let (pipe, Some(end)) = (pipe_of(&slot.held), end_of(&slot.held)) else { continue };
-            let empty = || (Row { pipe, writers: Vec::new(), readers: Vec::new() }, HashSet::new());
-            let (row, files) = rows.entry(pipe).or_insert_with(empty);
-            let table = self.tracker.table(key.files);
-            let users = shared.get(&key.files).cloned().or_else(|| Some(vec![table?.pid])).unwrap_or_default();
-            if end.writes() {
-                files.insert(slot.held.file);
-                if users.is_empty() {
-                    row.writers.push(SOMEBODY);
-                }
-            }
-            for pid in users {
-                if end.writes() {
-                    row.writers.push(self.tracker.process(pid).map_or(SOMEBODY, |process| writer(pid, &process)));
-                }
-                if end != crate::pipe::End::Write {
-                    row.readers.push(pid.cast_signed());
-                }
-            }
-        }
-        // What the kernel counts and no table shows is in flight, or with an io_uring.
-        for (row, files) in rows.values_mut() {
-            if self.tracker.writers(row.pipe).is_none_or(|writers| writers as usize != files.len()) {
-                row.writers.push(SOMEBODY);
-            }
-        }
-        Ok(rows.into_values().map(|(row, _)| row).collect())
-    }
-
-    /// The processes of tables that several processes have: the map knows one of them, an iterator all.
-    fn users_of_shared_tables(&mut self, slots: &[(SlotKey, Slot)]) -> io::Result<HashMap<u64, Vec<u32>>> {
-        let is_shared = |files: &u64| self.tracker.table(*files).is_some_and(|table| table.shared == 1);
-        let tables = slots.iter().map(|(key, _)| key.files).filter(is_shared);
-        let mut users: HashMap<u64, Vec<u32>> = tables.map(|files| (files, Vec::new())).collect();
-        if users.is_empty() {
-            return Ok(users);
-        }
-        for task in self.tracker.tasks().map_err(io::Error::other)? {
-            if let Some(users) = users.get_mut(&task.files)
-                && !users.contains(&task.pid)
-            {
-                users.push(task.pid);
-            }
-        }
-        Ok(users)
-    }
-}
-
-fn writer(pid: u32, process: &Process) -> Writer {
-    Writer { id: process_of(pid, process.start_boot_ns), pgid: process.pgid.cast_signed(), cgroup: process.cgroup }
 }
 
 fn tested(rung: Rung) -> Result<(Tracker, Reader), NoTracker> {
