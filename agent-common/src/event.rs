@@ -7,7 +7,8 @@ use crate::Held;
 pub mod kind {
     /// A process forked; [`Event::other`](super::Event::other) is the child's pid. Threads are not told.
     pub const FORK: u32 = 1;
-    /// A process runs another program now; what was close-on-exec is closed.
+    /// A process runs another program now; what was close-on-exec is closed: the record is an
+    /// [`Exec`](super::Exec).
     pub const EXEC: u32 = 2;
     /// The last thread of a process exits. It still has its descriptors: end-of-file comes after.
     pub const EXIT: u32 = 3;
@@ -74,6 +75,27 @@ pub struct Escape {
     /// The pipes, by ascending descriptor.
     pub held: [Held; HELD_MAX],
 }
+
+/// A process runs another program, and what that was given to write to.
+///
+/// It is told here because a command may be gone, and with it what the map had of it, before anybody reads the
+/// record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exec {
+    /// What every event has.
+    pub event: Event,
+    /// The process's cgroup in the v2 hierarchy, by its id; 0 where there is none.
+    pub cgroup: u64,
+    /// The pipes behind its stdout and its stderr, in this order, where these are write ends; elsewhere
+    /// [`Held::ends`] is 0, and nothing else of it means anything.
+    pub outputs: [Held; OUTPUTS],
+}
+
+/// How many standard streams a program writes to: the descriptors from [`FIRST_OUTPUT`] on.
+pub const OUTPUTS: usize = 2;
+/// stdout.
+pub const FIRST_OUTPUT: u32 = 1;
 
 /// A watched pipe has no writer any more.
 ///

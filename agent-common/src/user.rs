@@ -3,7 +3,7 @@
 use aya::Pod;
 
 use crate::Held;
-use crate::event::{Closed, Escape, Event};
+use crate::event::{Closed, Escape, Event, Exec};
 use crate::live_map::{Control, PipeKey, Process, Slot, SlotKey, Table};
 use crate::snapshot::{FileRow, TaskRow};
 
@@ -16,6 +16,8 @@ unsafe impl Pod for Event {}
 unsafe impl Pod for Escape {}
 // SAFETY: as above.
 unsafe impl Pod for Closed {}
+// SAFETY: as above.
+unsafe impl Pod for Exec {}
 // SAFETY: as above.
 unsafe impl Pod for SlotKey {}
 // SAFETY: as above.
@@ -38,6 +40,7 @@ const _: () = {
     assert!(size_of::<Event>() == 3 * 8 + 8 * 4 + 16);
     assert!(size_of::<Escape>() == size_of::<Event>() + 2 * 4 + crate::event::HELD_MAX * size_of::<Held>());
     assert!(size_of::<Closed>() == size_of::<Event>() + size_of::<Held>());
+    assert!(size_of::<Exec>() == size_of::<Event>() + 8 + crate::event::OUTPUTS * size_of::<Held>());
     assert!(size_of::<SlotKey>() == 8 + 2 * 4);
     assert!(size_of::<Slot>() == size_of::<Held>() + 2 * 4);
     assert!(size_of::<Table>() == 4 * 4 + 8);

@@ -2,7 +2,7 @@
 
 use core::ptr::addr_of_mut;
 
-use pipewarden_common::event::{Escape, HELD_MAX, WALK_FDS};
+use pipewarden_common::event::{Escape, FIRST_OUTPUT, HELD_MAX, OUTPUTS, WALK_FDS};
 use pipewarden_common::{END_READ, END_WRITE, Held};
 
 use crate::globals::{
@@ -79,6 +79,26 @@ pub fn pipe_behind(file: u64, fd: u32) -> Option<Held> {
         ends,
         reserved: 0,
     })
+}
+
+/// Writes what stdout and stderr are into the record of an exec, where they are write ends of pipes.
+///
+/// # Safety
+///
+/// `outputs` must be writable.
+#[inline(always)]
+pub unsafe fn outputs(files: u64, outputs: *mut [Held; OUTPUTS]) {
+    let slots = Slots::of(files);
+    for index in 0..OUTPUTS {
+        let fd = FIRST_OUTPUT + index as u32;
+        let held = match slots.file(fd) {
+            0 => None,
+            file => pipe_behind(file, fd),
+        };
+        let held = held.filter(|held| held.ends & END_WRITE != 0).unwrap_or_default();
+        // SAFETY: as the caller promises; the index is below the array's length.
+        unsafe { outputs.cast::<Held>().add(index).write(held) };
+    }
 }
 
 /// Writes the pipes among the table's first [`WALK_FDS`] descriptors into an escape.

@@ -8,7 +8,7 @@ use pipewarden_common::Held;
 use pipewarden_common::counter::{
     LOST_EVENTS, LOST_PROCESSES, PROCESSES as IN_PROCESSES, TABLES as IN_TABLES, UNSURE_TABLES,
 };
-use pipewarden_common::event::{Closed, Escape, Event, OTHER_UNKNOWN, kind};
+use pipewarden_common::event::{Closed, Escape, Event, Exec, OTHER_UNKNOWN, kind};
 use pipewarden_common::live_map::{Process, Table};
 
 use crate::counters::{add_to, count, uncount};
@@ -253,7 +253,27 @@ pub fn exec<W: Way>(task: Task) -> bool {
     enter_table(files, task, false);
     W::look(files);
     table_of_process(pid, files);
-    tell(task, kind::EXEC, 0)
+    tell_exec(task.0, files) != 0
+}
+
+/// 1 if it was told.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tell_exec(task: u64, files: u64) -> u32 {
+    let task = Task(task);
+    let Some(mut record) = EVENTS.reserve::<Exec>(0) else {
+        count(LOST_EVENTS);
+        return 0;
+    };
+    let exec = MaybeUninit::as_mut_ptr(&mut *record);
+    // SAFETY: the ring buffer gave us a whole record; all of it is filled before it is submitted.
+    unsafe {
+        describe(&raw mut (*exec).event, task, kind::EXEC, 0);
+        (&raw mut (*exec).cgroup).write(task.cgroup());
+        fd_table::outputs(files, &raw mut (*exec).outputs);
+    }
+    record.submit(0);
+    1
 }
 
 /// A thread ends; the last one is the process's end, whichever it is. It still has its table.
