@@ -9,6 +9,7 @@ pub mod connector;
 pub mod events;
 pub mod keep;
 pub mod ladder;
+pub mod node;
 pub mod proc;
 pub mod worker;
 
