@@ -10,7 +10,7 @@
 //! < {"v":1,"id":1,"tell":"hello","version":"0.1.0","rung":"bpf-tracepoint","boot":"6f1c..."}
 //! > {"v":1,"id":2,"ask":"watch"}                                    with the read end of a pipe
 //! < {"v":1,"id":2,"tell":"watching","watch":1,"pipe":{"dev":14,"ino":4711,"kind":"pipe"}}
-//! < {"v":1,"id":0,"tell":"escape","watch":1,"pid":71,"start_ticks":8123,"happened_ns":81230000000,"holds":[...]}
+//! < {"v":1,"id":0,"tell":"escape","watch":1,"pid":71,"start_ticks":8123,"pgid":71,"happened_ns":81230000000,"holds":[...]}
 //! > {"v":1,"id":3,"ask":"resolve","watch":1}
 //! < {"v":1,"id":3,"tell":"holders","pipe":{...},"holders":[{"pid":71,...}],"elsewhere":0,...}   with a pidfd for each
 //! ```
@@ -151,6 +151,8 @@ pub enum Tell {
         pid: i32,
         /// Its start, as field 22 of `/proc/PID/stat`; 0 where it was gone before it could be looked at.
         start_ticks: u64,
+        /// The process group that it is in now; 0 where it is gone, or the group is not the caller's to see.
+        pgid: i32,
         /// When, on `CLOCK_MONOTONIC`, in nanoseconds.
         happened_ns: u64,
         /// What it holds of the pipe; none where only a look at its tables tells.

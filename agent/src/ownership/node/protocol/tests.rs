@@ -86,8 +86,15 @@ fn messages_are_read_as_they_are_written() {
         ),
         (Tell::Eof { watch: 1 }, r#""tell":"eof","watch":1"#),
         (
-            Tell::Escape { watch: 1, pid: 71, start_ticks: 8, happened_ns: 9, holds: Some(vec![held.clone()]) },
-            r#""tell":"escape","watch":1,"pid":71,"start_ticks":8,"happened_ns":9,"holds":[{"tid":71,"end":"write","fds":[1,2]}]"#,
+            Tell::Escape {
+                watch: 1,
+                pid: 71,
+                start_ticks: 8,
+                pgid: 70,
+                happened_ns: 9,
+                holds: Some(vec![held.clone()]),
+            },
+            r#""tell":"escape","watch":1,"pid":71,"start_ticks":8,"pgid":70,"happened_ns":9,"holds":[{"tid":71,"end":"write","fds":[1,2]}]"#,
         ),
         (Tell::Lost { why: "x".into(), missed: 0 }, r#""tell":"lost","why":"x","missed":0"#),
         (
