@@ -79,6 +79,16 @@ impl Downstream {
         }
     }
 
+    /// Whether the last bytes that were taken are still on their way, as far as [`settle`](Downstream::settle)
+    /// has seen. It changes there alone, so that whoever decides to wait for them also hears of them.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        match &self.way {
+            Way::Thread(writer) => writer.unsettled,
+            Way::Pipe | Way::Socket => false,
+        }
+    }
+
     /// What to poll for while bytes wait, or while there is nothing to write.
     #[must_use]
     pub fn interest(&self, waiting: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
@@ -106,8 +116,11 @@ impl Downstream {
     pub fn settle(&mut self) -> io::Result<()> {
         match &mut self.way {
             Way::Thread(writer) => {
+                // Before the result is looked for: what is told after that wakes us once more.
                 let _ = writer.wake.read();
-                writer.results.try_recv().unwrap_or(Ok(()))
+                let Ok(result) = writer.results.try_recv() else { return Ok(()) };
+                writer.unsettled = false;
+                result
             }
             Way::Pipe | Way::Socket => Ok(()),
         }
@@ -146,6 +159,8 @@ struct Writer {
     results: Receiver<io::Result<()>>,
     wake: Arc<EventFd>,
     in_hand: Arc<AtomicUsize>,
+    /// Whether a chunk was given whose result was not taken.
+    unsettled: bool,
 }
 
 /// The thread only calls write(2).
@@ -168,15 +183,16 @@ impl Writer {
                 }
             }
         })?;
-        Ok(Writer { chunks, results, wake, in_hand })
+        Ok(Writer { chunks, results, wake, in_hand, unsettled: false })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.in_hand.load(Ordering::Acquire) > 0 {
+        if self.unsettled {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.in_hand.store(bytes.len(), Ordering::Release);
         self.chunks.try_send(bytes.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.unsettled = true;
         Ok(bytes.len())
     }
 }

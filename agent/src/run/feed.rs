@@ -195,6 +195,9 @@ impl Feed {
 
     /// Reads a chunk into the empty buffer; whether anything changed.
     fn fill(&mut self) -> bool {
+        if self.open_source().is_none() {
+            return false;
+        }
         let mut chunk = std::mem::take(&mut self.pending);
         chunk.resize(CHUNK, 0);
         let Some(source) = self.open_source() else { return false };

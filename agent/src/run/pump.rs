@@ -106,10 +106,11 @@ impl Pump {
         self.end
     }
 
-    /// Whether bytes wait for downstream to take them.
+    /// Whether bytes wait for downstream to take them. It changes by [`turn`](Pump::turn) alone: what is
+    /// true when somebody decides to wait is still true when [`interests`](Pump::interests) says for what.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        self.undelivered() > 0
+        !self.pending.is_empty() || self.downstream.as_ref().is_some_and(Downstream::is_settling)
     }
 
     /// Bytes that were read and have not arrived downstream.
@@ -255,9 +256,12 @@ impl Pump {
 mod tests {
     use super::*;
     use std::io::{PipeReader, Read, Write};
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollTimeout, poll};
 
     use crate::pipe::{PipeId, PipeKind};
-    use crate::run::stdio::stream_pipe;
+    use crate::run::stdio::{Kind, stream_pipe};
 
     /// A pump, its writer, and its reader's pipe, in which there is no room.
     fn blocked_pump() -> (Pump, std::fs::File, PipeReader, usize) {
@@ -294,5 +298,32 @@ mod tests {
         assert!(!pump.is_blocked() && pump.finish().is_some());
         let mut left = [0; 64];
         assert_eq!(nix::unistd::read(&source, &mut left).unwrap(), 12, "what came later is not ours");
+    }
+
+    /// What a thread wrote meanwhile is not noticed half: who saw that something waits and then asks for
+    /// what to wait finds it, however fast the thread was in between.
+    #[test]
+    fn bytes_that_arrive_while_somebody_decides_to_wait_still_wake_him() {
+        let (source, write) = stream_pipe().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let downstream = Downstream::new(file.as_raw_fd(), Kind::Other).unwrap();
+        let pipe = Pipe { id: PipeId { dev: 0, ino: 0 }, kind: PipeKind::Pipe };
+        let mut pump = Pump::new(vec![Stream::Stdout], pipe, source, downstream);
+        std::fs::File::from(write).write_all(b"all there is").unwrap();
+        pump.turn(Instant::now()).unwrap();
+        assert_eq!(pump.end(), Some(StreamEnd::Eof));
+        assert!(pump.is_blocked());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while pump.undelivered() > 0 {
+            assert!(Instant::now() < deadline, "the thread writes nothing");
+            std::thread::yield_now();
+        }
+        assert!(pump.is_blocked(), "the thread has not said so yet, or nobody has listened");
+        let [source, downstream] = pump.interests();
+        assert!(source.is_none());
+        let (fd, flags) = downstream.expect("something that wakes us");
+        assert_eq!(poll(&mut [PollFd::new(fd, flags)], PollTimeout::from(60_000_u16)), Ok(1));
+        pump.turn(Instant::now()).unwrap();
+        assert!(!pump.is_blocked());
     }
 }

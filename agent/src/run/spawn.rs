@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -13,7 +13,6 @@ use nix::unistd::Pid;
 use super::inherited::{sigpipe_was_ignored, was_closed};
 use super::options::User;
 use super::signals::Inherited;
-use crate::act::pidfd_open;
 
 /// What the command starts with.
 pub struct Setup<'a> {
@@ -130,11 +129,11 @@ pub fn spawn(setup: &Setup<'_>) -> Result<Spawned, SpawnError> {
         directory: directory.as_ref().and_then(|path| path.first()).map(|path| path.as_ptr()),
         failed: None,
     };
-    let child = start(&mut prepared).map_err(|error| SpawnError::System("clone", error))?;
+    let command = start(&mut prepared).map_err(|error| SpawnError::System("clone", error))?;
     match prepared.failed {
-        None => watch(child),
+        None => Ok(command),
         Some((step, error)) => {
-            let _ = nix::sys::wait::waitpid(child, None);
+            let _ = nix::sys::wait::waitpid(Pid::from_raw(command.pid), None);
             Err(explain(setup, step, error))
         }
     }
@@ -143,27 +142,32 @@ pub fn spawn(setup: &Setup<'_>) -> Result<Spawned, SpawnError> {
 /// What execvp(3) puts on the stack beside a copy of the arguments (of a script without `#!`): a path.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// Makes the child, and returns when it has executed or ended.
-fn start(prepared: &mut Prepared<'_>) -> io::Result<Pid> {
+/// Makes the child, and returns when it has executed or ended. Its pidfd is had with it: where no
+/// descriptor is left there is no child either, not even for a moment.
+fn start(prepared: &mut Prepared<'_>) -> io::Result<Spawned> {
     let mut stack: Vec<u128> = Vec::with_capacity((STACK_BYTES + 16 * prepared.arguments.len()) / size_of::<u128>());
     let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    let mut pidfd: RawFd = -1;
     // SAFETY: `environ` is only read, as a pointer.
     let variables = unsafe { environ };
     // SAFETY: the stack is the child's alone, aligned, and grows down from its end; it and `prepared`
     // live until this thread goes on (CLONE_VFORK), when the child has memory of its own or is gone.
-    // Until then it calls only async-signal-safe functions, and never returns.
+    // Until then it calls only async-signal-safe functions, and never returns. The kernel writes one
+    // integer to `pidfd`, which is where clone(2) takes it with CLONE_PIDFD.
     let child = unsafe {
         libc::clone(
             become_command,
             top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
             std::ptr::from_mut(prepared).cast(),
+            &raw mut pidfd,
         )
     };
     let child = Errno::result(child);
     // SAFETY: the child may have put the command's there; no other thread of ours looks at it.
     unsafe { environ = variables };
-    Ok(Pid::from_raw(child?))
+    // SAFETY: `child?` says that there is one, so the kernel just made its pidfd, and nobody else knows it.
+    Ok(Spawned { pid: child?, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
 /// What the child needs, made before there is one: it may not allocate. And what it has to say.
@@ -188,18 +192,6 @@ fn definition((name, value): &(OsString, OsString)) -> Vec<u8> {
 
 fn pointers(strings: impl AsRef<[CString]>) -> Vec<*const libc::c_char> {
     strings.as_ref().iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
-}
-
-fn watch(child: Pid) -> Result<Spawned, SpawnError> {
-    match pidfd_open(child.as_raw()) {
-        Ok(pidfd) => Ok(Spawned { pid: child.as_raw(), pidfd }),
-        Err(error) => {
-            // We cannot supervise what we cannot watch: it is our own child, not yet reaped.
-            let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
-            let _ = nix::sys::wait::waitpid(child, None);
-            Err(SpawnError::System("pidfd_open", error))
-        }
-    }
 }
 
 fn explain(setup: &Setup<'_>, step: Step, error: Errno) -> SpawnError {

@@ -90,7 +90,8 @@ fn treatment(stdio: Stdio, fd: RawFd, kind: Kind) -> io::Result<Treatment> {
 /// `/dev/null` on those that were closed.
 #[must_use]
 pub fn standard(fd: RawFd) -> BorrowedFd<'static> {
-    debug_assert!((0..=2).contains(&fd));
+    // In unit tests there are others, which outlive what the test does with them.
+    debug_assert!(cfg!(test) || (0..=2).contains(&fd));
     // SAFETY: 0, 1 and 2 are open from before `main` (see above), and we replace them only by dup2.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -16,9 +16,12 @@ use nix::unistd::{ForkResult, Pid};
 use crate::act::{pidfd_open, signal_child};
 use crate::process::stat::Stat;
 
-/// How long an answer may take, in milliseconds. It takes microseconds, unless somebody stopped the
-/// witness; then the signal counts as ours, and the command may get it twice.
+/// How long an answer may take before we look why, in milliseconds. It takes microseconds, unless
+/// somebody stopped the witness; then the signal counts as ours, and the command may get it twice.
 const PATIENCE: u16 = 100;
+
+/// How often a witness that is not stopped gets that much more: on a busy machine it waits for a core.
+const TURNS: u32 = 50;
 
 /// The process that is signalled when our group is.
 pub struct Witness {
@@ -73,13 +76,17 @@ impl Witness {
         let signal = u8::try_from(signal).map_err(io::Error::other)?;
         self.line.write_all(&[signal])?;
         let mut answer = [0; 2];
+        let mut turns = 0;
         // An answer that was too late for its question comes before the one to this question.
         while answer[0] != signal {
             let mut fds = [PollFd::new(self.line.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::from(PATIENCE))? == 0 {
+            if poll(&mut fds, PollTimeout::from(PATIENCE))? > 0 {
+                self.line.read_exact(&mut answer)?;
+            } else if turns == TURNS || Stat::read(self.pid).is_ok_and(|stat| matches!(stat.state, 'T' | 't')) {
                 return Err(io::ErrorKind::TimedOut.into());
+            } else {
+                turns += 1;
             }
-            self.line.read_exact(&mut answer)?;
         }
         Ok(answer[1] != 0)
     }

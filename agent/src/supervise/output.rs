@@ -291,7 +291,7 @@ impl Sink {
     }
 
     fn is_waiting(&self) -> bool {
-        !self.queue.is_empty() || self.downstream.as_ref().is_some_and(|downstream| downstream.in_hand() > 0)
+        !self.queue.is_empty() || self.downstream.as_ref().is_some_and(Downstream::is_settling)
     }
 
     fn turn(&mut self) -> io::Result<()> {

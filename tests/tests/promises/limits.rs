@@ -48,6 +48,23 @@ fn no_more_descriptors() {
     assert!(refused > 0, "four descriptors cannot be enough");
 }
 
+/// Where a command is refused for want of a descriptor, it has not run, not even for a moment: whether it
+/// could have been executed is not known then. What does not exist is only missed where all else is there.
+#[test]
+fn a_command_that_cannot_be_watched_is_not_begun() {
+    for limit in 4..32 {
+        let code = |program: &str| {
+            let stage = Stage::new();
+            Run::on(&stage).limit(Resource::RLIMIT_NOFILE, limit).command([program]).end().code()
+        };
+        match code("true") {
+            0 => assert_eq!(code("/nonexistent/program"), 127, "with {limit}"),
+            125 => assert_eq!(code("/nonexistent/program"), 125, "with {limit}"),
+            other => panic!("{other} with {limit}"),
+        }
+    }
+}
+
 /// The limit is ours to live with, and not ours to change for the command.
 #[test]
 fn the_limit_is_the_commands_too() {
