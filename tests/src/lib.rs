@@ -21,6 +21,7 @@ pub mod explain;
 pub mod fixture;
 pub mod kernel;
 pub mod log;
+pub mod manifest;
 pub mod node;
 pub mod oracle;
 pub mod own_lock;

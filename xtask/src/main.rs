@@ -6,6 +6,8 @@ mod build_ebpf;
 mod busy;
 mod command;
 mod demo;
+mod image;
+mod manifests;
 mod process;
 mod test;
 mod vm;
@@ -27,6 +29,8 @@ enum Verb {
     /// Measure what the README says of `run`, against other programs, in one go.
     Bench(bench::Bench),
     BuildEbpf(build_ebpf::BuildEbpf),
+    Image(image::Image),
+    Manifests(manifests::Manifests),
     Vm(vm::Vm),
     /// What a bench runs; started by `bench` itself.
     #[command(hide = true)]
@@ -49,6 +53,8 @@ fn run() -> Result<()> {
         Verb::Test(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::BuildEbpf(verb) => verb.run(),
+        Verb::Image(verb) => verb.run(),
+        Verb::Manifests(verb) => verb.run(),
         Verb::Vm(verb) => verb.run(),
         Verb::BenchActor(verb) => verb.run(),
     }
