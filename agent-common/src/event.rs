@@ -18,6 +18,10 @@ pub mod kind {
     pub const SETPGID: u32 = 5;
     /// A close took the last writer from a watched pipe: the record is a [`Closed`](super::Closed).
     pub const LAST_WRITER: u32 = 6;
+    /// A descriptor that writes to a watched pipe is gone, or its process exits, and the kernel counts a writer
+    /// still: maybe this one, of which it lets go in a moment. The record is a [`Closed`](super::Closed).
+    /// Told only where every process is tracked.
+    pub const LEAVING: u32 = 7;
 }
 
 /// One event about one process. Times and pids are the initial namespaces'.
@@ -97,11 +101,11 @@ pub const OUTPUTS: usize = 2;
 /// stdout.
 pub const FIRST_OUTPUT: u32 = 1;
 
-/// A watched pipe has no writer any more.
+/// A watched pipe has no writer any more ([`LAST_WRITER`](kind::LAST_WRITER)), or perhaps soon
+/// ([`LEAVING`](kind::LEAVING)).
 ///
-/// Told where close(2) takes the last one away, since Linux 6.6: before, and for other calls, the kernel lets
-/// go of the file only once the call has returned, and nothing is told. A process that exits is told of by
-/// [`EXIT`](kind::EXIT), before it loses what it holds.
+/// The former is told where close(2) takes the last one away, since Linux 6.6: before, for other calls, and
+/// when a process exits, the kernel lets go of the file only afterwards.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {

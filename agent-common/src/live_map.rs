@@ -65,6 +65,22 @@ pub struct Process {
     pub pass: u32,
 }
 
+/// A call that a thread is in, on the kprobe rung: a value of the map `CALLERS`, whose keys are threads
+/// (process << 32 | thread).
+///
+/// It is put in at the function's entry and taken out at its return. Of the return the kernel may not tell:
+/// it has room for a few callers of each function at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// The caller's registers, as an address in the kernel.
+    pub regs: u64,
+    /// When it began, on `CLOCK_MONOTONIC`, in nanoseconds.
+    pub time_ns: u64,
+    /// The system call's number.
+    pub number: u64,
+}
+
 /// The identity of a watched pipe: a key of the map `WATCHED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -84,6 +84,8 @@ pub const MAP_HOLDERS: &str = "HOLDERS";
 pub const MAP_WATCHED: &str = "WATCHED";
 /// System call's number -> what it does: see [`call`](crate::call).
 pub const MAP_CALLS: &str = "CALLS";
+/// Kprobe rung: threads -> the [`Call`](crate::live_map::Call) that each is in.
+pub const MAP_CALLERS: &str = "CALLERS";
 /// One [`Control`](crate::live_map::Control).
 pub const MAP_CONTROL: &str = "CONTROL";
 /// The ring buffer of events.

@@ -4,7 +4,7 @@ use aya::Pod;
 
 use crate::Held;
 use crate::event::{Closed, Escape, Event, Exec};
-use crate::live_map::{Control, PipeKey, Process, Slot, SlotKey, Table};
+use crate::live_map::{Call, Control, PipeKey, Process, Slot, SlotKey, Table};
 use crate::snapshot::{FileRow, TaskRow};
 
 // SAFETY: a `repr(C)` structure of integers and arrays of them without padding (asserted below): any
@@ -31,6 +31,8 @@ unsafe impl Pod for PipeKey {}
 // SAFETY: as above.
 unsafe impl Pod for Control {}
 // SAFETY: as above.
+unsafe impl Pod for Call {}
+// SAFETY: as above.
 unsafe impl Pod for TaskRow {}
 // SAFETY: as above.
 unsafe impl Pod for FileRow {}
@@ -47,6 +49,7 @@ const _: () = {
     assert!(size_of::<Process>() == 3 * 8 + 4 * 4);
     assert!(size_of::<PipeKey>() == 8 + 2 * 4);
     assert!(size_of::<Control>() == 2 * 4);
+    assert!(size_of::<Call>() == 3 * 8);
     assert!(size_of::<TaskRow>() == 2 * 8 + 6 * 4);
     assert!(size_of::<FileRow>() == 8 + 2 * 4 + size_of::<Held>());
 };

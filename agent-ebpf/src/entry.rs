@@ -8,12 +8,15 @@
 //! kernels before 5.17, with a bounded one (`_bounded`).
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_tracepoint, fexit, kprobe, kretprobe, map, raw_tracepoint};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext};
 use pipewarden_common::call;
+use pipewarden_common::counter::{LOST_PROCESSES, UNSURE_TABLES};
+use pipewarden_common::live_map::Call;
 
+use crate::counters::count;
 use crate::globals::{REGS_ARGUMENT_2, REGS_NR, REGS_PARAMETER, REGS_RETURN};
 use crate::task::Task;
 use crate::walk::{Bounded, Loops, Way};
@@ -192,21 +195,31 @@ fn blindly_returned<W: Way>(context: &FExitContext) -> i32 {
 
 // Kprobe rung: one pair of programs on all of the wrappers.
 
-/// The registers with which each thread called, between entry and return. Few threads are in there at once.
+/// What each thread called, between entry and return. Few threads are in there at once.
 #[map]
-static CALLERS: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+static CALLERS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0);
 
 #[kprobe]
 pub fn kprobe_call(context: ProbeContext) -> u32 {
     // The wrapper's one argument, the caller's registers, is our first parameter.
     let regs: u64 = read::member(context.as_ptr() as u64, &REGS_PARAMETER);
-    let is_ioctl = calls::is_ioctl(calls::meaning(read::member(regs, &REGS_NR)));
-    if (is_ioctl || lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32))
-        && CALLERS.insert(&bpf_get_current_pid_tgid(), &regs, 0).is_err()
-    {
-        crate::counters::count(pipewarden_common::counter::LOST_PROCESSES);
+    let number = read::member::<u32>(regs, &REGS_NR);
+    let thread = bpf_get_current_pid_tgid();
+    if calls::is_ioctl(calls::meaning(number)) || lineage::tracked((thread >> 32) as u32) {
+        // SAFETY: the helper takes no argument and is always allowed.
+        enter(thread, &Call { regs, time_ns: unsafe { bpf_ktime_get_ns() }, number: u64::from(number) });
     }
     0
+}
+
+#[inline(always)]
+fn enter(thread: u64, call: &Call) {
+    const NEW_ONLY: u64 = 1; // BPF_NOEXIST
+    if CALLERS.insert(&thread, call, NEW_ONLY).is_ok() {
+        return;
+    }
+    // Of its last call's return we were not told; or there is no room.
+    count(if CALLERS.insert(&thread, call, 0).is_ok() { UNSURE_TABLES } else { LOST_PROCESSES });
 }
 
 macro_rules! kretprobes {
@@ -216,9 +229,9 @@ macro_rules! kretprobes {
             pub fn $name(context: RetProbeContext) -> u32 {
                 let thread = bpf_get_current_pid_tgid();
                 // SAFETY: the value is copied at once; an entry is used by its own thread alone.
-                let Some(regs) = (unsafe { CALLERS.get(&thread) }).copied() else { return 0 };
+                let Some(call) = (unsafe { CALLERS.get(&thread) }).copied() else { return 0 };
                 let _ = CALLERS.remove(&thread);
-                call_returned::<$way>(regs, read::member(context.as_ptr() as u64, &REGS_RETURN));
+                call_returned::<$way>(call.regs, read::member(context.as_ptr() as u64, &REGS_RETURN));
                 0
             }
         )*

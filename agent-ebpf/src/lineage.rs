@@ -372,9 +372,17 @@ pub fn escape(kind: u32, other: u32) -> bool {
     true
 }
 
-/// A slot of the current process was the last writer of a watched pipe, and is not any more.
-#[inline(always)]
-pub fn last_writer_gone(held: &Held) {
+/// A slot of the current process was a writer of a watched pipe, and is not any more, or its table is going.
+///
+/// The kernel may let go of the file later. Where everybody is tracked, user space is told to look; a run
+/// reads its pipes itself.
+#[inline(never)]
+pub fn writer_gone(held: &Held) {
+    let kind = match fd_table::writers(held.object) {
+        0 => kind::LAST_WRITER,
+        _ if TRACK_ALL.load() == 1 => kind::LEAVING,
+        _ => return,
+    };
     let Some(mut record) = EVENTS.reserve::<Closed>(0) else {
         count(LOST_EVENTS);
         return;
@@ -382,7 +390,7 @@ pub fn last_writer_gone(held: &Held) {
     let closed: *mut Closed = MaybeUninit::as_mut_ptr(&mut *record);
     // SAFETY: the ring buffer gave us a whole record.
     unsafe {
-        describe(&raw mut (*closed).event, Task::current(), kind::LAST_WRITER, 0);
+        describe(&raw mut (*closed).event, Task::current(), kind, 0);
         (&raw mut (*closed).held).write(*held);
     }
     record.submit(0);

@@ -10,7 +10,7 @@ use pipewarden_common::live_map::{Control, PipeKey, Slot, SlotKey};
 use pipewarden_common::{END_WRITE, Held};
 
 use crate::counters::{count, uncount};
-use crate::fd_table::{self, Slots, pipe_behind};
+use crate::fd_table::{Slots, pipe_behind};
 use crate::lineage;
 
 // User space sets the maps' sizes: these are a run's.
@@ -117,8 +117,8 @@ pub extern "C" fn put(files: u64, fd: u32, file: u64, again: u32) -> u32 {
             let _ = HOLDERS.remove(&key);
         }
     }
-    if was_watched && before.ends & END_WRITE != 0 && before.file != file && fd_table::writers(before.object) == 0 {
-        lineage::last_writer_gone(&before);
+    if was_watched && before.ends & END_WRITE != 0 && before.file != file {
+        lineage::writer_gone(&before);
     }
     is_pipe as u32
 }
@@ -169,6 +169,9 @@ pub extern "C" fn forget(files: u64, fd: u32) -> u32 {
     }
     if before.watched == 1 {
         let _ = HOLDERS.remove(&key);
+        if before.held.ends & END_WRITE != 0 {
+            lineage::writer_gone(&before.held);
+        }
     }
     0
 }

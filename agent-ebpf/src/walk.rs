@@ -18,6 +18,15 @@ pub enum Aim {
     Sweep,
     /// The table is going: take out what is there.
     Forget,
+    /// And what is not there, but was in the map still.
+    ForgetRest,
+}
+
+impl Aim {
+    #[inline(always)]
+    fn is_about_empty_slots(self) -> bool {
+        matches!(self, Aim::Sweep | Aim::ForgetRest)
+    }
 }
 
 /// The way through the table: the kernel's own loop, or a short one where there is none.
@@ -52,7 +61,7 @@ macro_rules! global {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $forget(files: u64) -> u32 {
-            walk::<$way>(files, Aim::Forget, false);
+            forget::<$way>(files);
             0
         }
     };
@@ -98,6 +107,15 @@ fn look<W: Way>(files: u64) {
     }
 }
 
+/// Takes a table out of the map: what is in it, and what was closed without our being told.
+#[inline(always)]
+fn forget<W: Way>(files: u64) {
+    walk::<W>(files, Aim::Forget, false);
+    if lineage::slots_of(files) != 0 {
+        walk::<W>(files, Aim::ForgetRest, false);
+    }
+}
+
 /// Walks over a table; how many ends of pipes were met.
 #[inline(always)]
 fn walk<W: Way>(files: u64, aim: Aim, shared: bool) -> u32 {
@@ -137,7 +155,7 @@ unsafe extern "C" fn each_word(index: u64, context: *mut c_void) -> i64 {
     // SAFETY: `Loops::walk` passes a walk, which nobody else uses meanwhile.
     let walk = unsafe { &mut *context.cast::<Walk>() };
     walk.word = read::at(walk.slots.open + index * 8);
-    if walk.word == 0 && walk.aim != Aim::Sweep {
+    if walk.word == 0 && !walk.aim.is_about_empty_slots() {
         return 0;
     }
     walk.base = index as u32 * 64;
@@ -200,9 +218,10 @@ extern "C" fn word_of_table(files: u64, index: u32, aim: u32, shared: u32) -> u3
     let aim = match aim {
         0 => Aim::Enter,
         1 => Aim::Sweep,
-        _ => Aim::Forget,
+        2 => Aim::Forget,
+        _ => Aim::ForgetRest,
     };
-    if word == 0 && aim != Aim::Sweep {
+    if word == 0 && !aim.is_about_empty_slots() {
         return 0;
     }
     let mut walk = Walk { files, slots, aim, shared: shared != 0, word, base: index * 64, met: 0 };
@@ -230,6 +249,9 @@ fn step(walk: &mut Walk, bit: u32) {
             live_map::look(walk.files, fd);
         }
         Aim::Forget if open => {
+            live_map::forget(walk.files, fd);
+        }
+        Aim::ForgetRest if !open && live_map::knows(walk.files, fd) => {
             live_map::forget(walk.files, fd);
         }
         _ => {}

@@ -3,7 +3,8 @@
 //! - [`btf`]: where things are in the running kernel's structures.
 //! - [`object`]: the built programs, ready to be loaded into this kernel.
 //! - [`rung`]: which programs go on which hooks; `calls`: what differs between architectures.
-//! - [`tracker`]: a rung attached, and its live map; [`seed`]: what makes the map exact; [`record`]: its events.
+//! - [`tracker`]: a rung attached, and its live map; [`seed`]: what makes the map exact; [`record`]: its events;
+//!   [`leaving`]: when the last writer is gone, however that went; `missed`: what probes did not tell.
 //! - [`snapshot`]: the iterators alone.
 //! - [`connector`]: events without BPF.
 //! - [`self_test`] and [`trial`]: nothing is usable before it told the truth about a child of ours.
@@ -17,9 +18,11 @@ pub mod connector;
 pub mod empty;
 pub mod facts;
 pub mod features;
+pub mod leaving;
 pub mod lock;
 #[cfg(feature = "bpf-log")]
 mod log;
+mod missed;
 pub mod object;
 pub mod record;
 pub mod room;
@@ -45,13 +48,19 @@ fn reading_is_forbidden() -> bool {
 /// A tracker for a test on the best rung that there is here, or a line that says why there is none.
 #[cfg(test)]
 fn tracker_for_test(rungs: &[rung::Rung]) -> Option<tracker::Tracker> {
-    use object::{LoadError, Scope, Sizes};
+    tracker_of_scope_for_test(rungs, object::Scope::Lineage)
+}
+
+/// As above, of this scope.
+#[cfg(test)]
+fn tracker_of_scope_for_test(rungs: &[rung::Rung], scope: object::Scope) -> Option<tracker::Tracker> {
+    use object::{LoadError, Sizes};
     if !self_test::in_initial_pid_namespace() {
         skipped(format_args!("needs the initial pid namespace"));
         return None;
     }
     for rung in rungs {
-        match tracker::Tracker::attach(*rung, Scope::Lineage, Sizes::RUN) {
+        match tracker::Tracker::attach(*rung, scope, Sizes::RUN) {
             Ok(tracker) => return Some(tracker),
             // What the kernel does not have or give is one thing, what its verifier objects to another.
             Err(error @ LoadError::Stale(_)) => panic!("{rung}: {error}"),

@@ -16,7 +16,7 @@ pub enum Record {
     Exec(Box<Exec>),
     /// A setsid or setpgid, and the pipes that went along.
     Escape(Box<Escape>),
-    /// A watched pipe lost its last writer.
+    /// A watched pipe lost its last writer, or one that may be.
     Closed(Box<Closed>),
 }
 
@@ -37,7 +37,7 @@ impl Record {
         Some(match event.kind {
             kind::EXEC => Record::Exec(Box::new(from_bytes(bytes)?)),
             kind::SETSID | kind::SETPGID => Record::Escape(Box::new(from_bytes(bytes)?)),
-            kind::LAST_WRITER => Record::Closed(Box::new(from_bytes(bytes)?)),
+            kind::LAST_WRITER | kind::LEAVING => Record::Closed(Box::new(from_bytes(bytes)?)),
             _ => Record::Event(event),
         })
     }

@@ -10,10 +10,11 @@ use aya::{RawTracePointRunOptions, TestRun};
 use pipewarden_common::counter;
 use pipewarden_common::live_map::{Control, PipeKey, Process, Slot, SlotKey, Table};
 use pipewarden_common::offsets::{
-    MAP_CONTROL, MAP_COUNTERS, MAP_EVENTS, MAP_HOLDERS, MAP_PROCESSES, MAP_SLOTS, MAP_TABLES, MAP_WATCHED,
+    MAP_CALLERS, MAP_CONTROL, MAP_COUNTERS, MAP_EVENTS, MAP_HOLDERS, MAP_PROCESSES, MAP_SLOTS, MAP_TABLES, MAP_WATCHED,
 };
 
 use super::btf::Name;
+use super::missed::Callers;
 use super::object::{self, LoadError, Scope, Sizes, in_spite_of_signals, refused};
 use super::record::{Record, key_of};
 use super::rung::{Hook, Rung};
@@ -40,6 +41,8 @@ pub struct Tracker {
     without: Vec<String>,
     reader: Option<Reader>,
     pub(super) maps: Maps,
+    /// Kprobe rung: whose returns may be missed.
+    callers: Option<Callers>,
     /// How many elements user space took out of the maps that the programs count.
     pub(super) taken_out: Fill,
     /// Owns the programs and their links.
@@ -189,6 +192,10 @@ impl Tracker {
                 control: map(ebpf, MAP_CONTROL)?,
                 counters: map(ebpf, MAP_COUNTERS)?,
             },
+            callers: match rung {
+                Rung::Kprobe => Some(Callers::new(map(ebpf, MAP_CALLERS)?)),
+                Rung::Fentry | Rung::Tracepoint => None,
+            },
             taken_out: Fill::default(),
             ebpf: opened.ebpf,
         })
@@ -282,7 +289,7 @@ impl Tracker {
             events: self.counter(counter::LOST_EVENTS),
             processes: self.counter(counter::LOST_PROCESSES),
             slots: self.counter(counter::LOST_SLOTS),
-            unsure: self.counter(counter::UNSURE_TABLES),
+            unsure: self.counter(counter::UNSURE_TABLES) + self.callers.as_ref().map_or(0, Callers::missed),
             unsettled: self.counter(counter::UNSETTLED),
             skipped: 0,
         }

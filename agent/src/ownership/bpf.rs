@@ -245,7 +245,7 @@ impl BpfEvents {
             (kind::FORK, _) => LineageEvent::Forked { parent: pid, child: event.other.cast_signed() },
             (kind::EXEC, _) => LineageEvent::Exec(pid),
             (kind::EXIT, _) => LineageEvent::Exited(pid),
-            (_, Record::Closed(closed)) => LineageEvent::LastWriterGone(pipe_of(&closed.held)),
+            (kind::LAST_WRITER, Record::Closed(closed)) => LineageEvent::LastWriterGone(pipe_of(&closed.held)),
             (_, Record::Escape(escape)) => LineageEvent::Escaped(self.escaped(escape)?),
             _ => return None,
         })
