@@ -64,7 +64,9 @@ pub struct Place {
     pub births_from: AtomicU32,
     /// The first that they may not.
     pub births_to: AtomicU32,
-    /// Counts operations of bursts that succeeded.
+    /// Counts operations of a burst that were performed.
+    pub performed: AtomicU32,
+    /// Counts those of them that succeeded.
     pub succeeded: AtomicU32,
     /// What the task says to a child that shares its memory.
     pub scratch: [AtomicU32; 3],

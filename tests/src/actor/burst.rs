@@ -13,29 +13,35 @@ const BRIEFLY: u32 = 24;
 /// What ends a task on the board is left out so many times of so many.
 const MORTAL: u32 = 40;
 
-/// Performs so many operations; answers with how many succeeded.
+/// Tries so many operations, and counts in its place those that it performed, and that succeeded.
 pub fn run(task: Task, seed: u32, count: u32) -> Answer {
-    let mut chance = Chance::new(u64::from(seed) << 8 | u64::from(task.number));
-    let place = task.place();
-    place.succeeded.store(0, Ordering::Relaxed);
-    for _ in 0..count {
-        let result = if chance.one_in(BRIEFLY) { briefly(task, &mut chance) } else { one(task, &mut chance) };
-        if result >= 0 {
-            place.succeeded.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    place.succeeded.load(Ordering::Relaxed).try_into().unwrap_or(Answer::MAX)
+    each(
+        task,
+        seed,
+        count,
+        |chance| {
+            if chance.one_in(BRIEFLY) { Some(briefly(task, chance)) } else { one(task, chance) }
+        },
+    )
 }
 
 /// So many operations on the table alone.
 pub fn storm(task: Task, seed: u32, count: u32) -> Answer {
+    each(task, seed, count, |chance| Some(on_table(task, chance)))
+}
+
+/// What the operations answer, or nothing where there was none to be performed. A task may end in any of
+/// them: what it counted until then is on the board.
+fn each(task: Task, seed: u32, count: u32, perform: impl Fn(&mut Chance) -> Option<Answer>) -> Answer {
     let mut chance = Chance::new(u64::from(seed) << 8 | u64::from(task.number));
     let place = task.place();
-    place.succeeded.store(0, Ordering::Relaxed);
     for _ in 0..count {
-        place.succeeded.fetch_add(u32::from(on_table(task, &mut chance) >= 0), Ordering::Relaxed);
+        if let Some(result) = perform(&mut chance) {
+            place.performed.fetch_add(1, Ordering::Relaxed);
+            place.succeeded.fetch_add(u32::from(result >= 0), Ordering::Relaxed);
+        }
     }
-    place.succeeded.load(Ordering::Relaxed).try_into().unwrap_or(Answer::MAX)
+    0
 }
 
 /// Nothing that waits for another task: that one may have ended.
@@ -43,7 +49,7 @@ fn is_allowed(kind: Kind) -> bool {
     !matches!(kind, Kind::AddFd | Kind::BlockWrite | Kind::Unblock)
 }
 
-fn one(task: Task, chance: &mut Chance) -> Answer {
+fn one(task: Task, chance: &mut Chance) -> Option<Answer> {
     let mut kind = chance.kind(is_allowed);
     while kind.ends() && !chance.one_in(MORTAL) {
         kind = chance.kind(is_allowed);
@@ -51,17 +57,14 @@ fn one(task: Task, chance: &mut Chance) -> Answer {
     let mut op = Op { task: task.number, kind, with: [0; 3] };
     for (value, meaning) in op.with.iter_mut().zip(kind.arguments()) {
         *value = match meaning {
-            Arg::Child => match next_birth(task) {
-                Some(place) => place,
-                None => return -libc::EAGAIN,
-            },
+            Arg::Child => next_birth(task)?,
             Arg::Peer => somebody(task, chance),
             meaning => chance.argument(*meaning),
         };
     }
     let left_out = task.board().left_out.load(Ordering::Relaxed);
     if op.hole().is_some_and(|hole| hole.bit() & left_out != 0) {
-        return -libc::EAGAIN;
+        return None;
     }
     if kind == Kind::Mailbox {
         // By chance alone, nearly nothing would ever be passed.
@@ -71,7 +74,7 @@ fn one(task: Task, chance: &mut Chance) -> Answer {
         perform(task, &send);
         op = Op { kind: Kind::Receive, with: [number, chance.below(2), 0], ..op };
     }
-    perform(task, &op)
+    Some(perform(task, &op))
 }
 
 /// The next of the places that are this task's to fill.

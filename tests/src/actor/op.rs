@@ -302,17 +302,6 @@ impl Op {
             _ => None,
         }
     }
-
-    /// How many operations it counts for.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        match self.kind {
-            Kind::Check => 0,
-            kind if kind.is_burst() => u64::from(self.with[1]) * u64::from(self.with[2]),
-            Kind::DupMany => u64::from(self.with[1]),
-            _ => 1,
-        }
-    }
 }
 
 impl fmt::Display for Op {

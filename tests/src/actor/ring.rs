@@ -22,8 +22,9 @@ const ENTER_GETEVENTS: u32 = 1;
 const ENTER_SQ_WAKEUP: u32 = 1 << 1;
 const REGISTER_FILES: u32 = 2;
 const OFFSET_SQES: Word = 0x1000_0000;
-/// Enough for both rings of so few entries.
-const RINGS_SIZE: Word = 8192;
+/// Enough for both rings of so few entries, and no more than the kernel has for them: Linux 5.10 refuses a
+/// larger mapping.
+const RINGS_SIZE: Word = 4096;
 const SQES_SIZE: Word = ENTRIES as Word * 64;
 
 /// `struct io_uring_params`.

@@ -1,7 +1,8 @@
 //! The first and only program of a test machine: mounts what tests want to read, runs them, and
 //! powers off. Everything goes to the console; what belongs to the report stands between marks.
 //!
-//! `/jobs` has a line for each run: a name, then the program and its arguments, all without spaces.
+//! `/jobs` has a line for each run: a name, its own `NAME=value` if it has any, then the program and its
+//! arguments, all without spaces.
 //! `/environment` has lines `NAME=value`.
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a console, and nobody to recover for")]
 
@@ -40,10 +41,13 @@ fn main() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     println!("@@KERNEL {}", release.trim());
     for line in lines("/jobs") {
-        let mut words = line.split_whitespace();
-        let (Some(name), Some(program)) = (words.next(), words.next()) else { continue };
+        let mut words = line.split_whitespace().peekable();
+        let Some(name) = words.next() else { continue };
+        let own: Vec<(&str, &str)> =
+            std::iter::from_fn(|| words.next_if(|word| word.contains('='))?.split_once('=')).collect();
+        let Some(program) = words.next() else { continue };
         println!("@@BEGIN {name}");
-        let end = match Command::new(program).args(words).status() {
+        let end = match Command::new(program).args(words).envs(own).status() {
             Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
             Err(error) => {
                 println!("cannot start {program}: {error}");

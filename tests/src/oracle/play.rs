@@ -63,11 +63,16 @@ impl Tally {
         let succeeded = match done {
             Done::PassedOver => return,
             Done::Answered(result) => result >= 0,
-            Done::Ended | Done::Blocks => true,
+            Done::Burst { .. } | Done::Ended | Done::Blocks => true,
         };
-        self.operations += op.count();
-        if let (true, Done::Answered(succeeded)) = (op.kind.is_burst(), done) {
-            self.burst += u64::try_from(succeeded).unwrap_or(0);
+        self.operations += match done {
+            Done::Burst { performed, .. } => u64::from(performed),
+            // As often as it succeeded, and the try that did not.
+            Done::Answered(times) if op.kind == Kind::DupMany => u64::try_from(times).unwrap_or(0).max(1),
+            _ => 1,
+        };
+        if let Done::Burst { succeeded, .. } = done {
+            self.burst += u64::from(succeeded);
         }
         let sum = self.kinds.entry(op.kind).or_default();
         *sum = (sum.0 + 1, sum.1 + u64::from(succeeded));

@@ -20,12 +20,6 @@ impl Script {
         text.parse().unwrap_or_else(|error: String| panic!("{error}"))
     }
 
-    /// How many operations it is.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.iter().map(Op::count).sum()
-    }
-
     /// Whether it goes another way each time.
     #[must_use]
     pub fn has_races(&self) -> bool {

@@ -40,6 +40,13 @@ pub enum Done {
     PassedOver,
     /// It was performed: what the call gave; an error is below 0.
     Answered(i32),
+    /// Several tasks performed so many operations in all.
+    Burst {
+        /// All of them.
+        performed: u32,
+        /// Those that succeeded.
+        succeeded: u32,
+    },
     /// It ended the task that performed it.
     Ended,
     /// The task waits in it for somebody.
@@ -259,9 +266,12 @@ impl Troupe {
         }
         for number in &tasks {
             let own = Op { task: *number, ..*op };
-            self.board().places[*number as usize].ask(&own);
+            let place = &self.board().places[*number as usize];
+            place.performed.store(0, Ordering::Relaxed);
+            place.succeeded.store(0, Ordering::Relaxed);
+            place.ask(&own);
         }
-        let mut succeeded = 0;
+        let (mut performed, mut succeeded) = (0, 0);
         for number in &tasks {
             let place = &self.board().places[*number as usize];
             // Not how long all of it takes, but how long nothing comes of it.
@@ -273,16 +283,17 @@ impl Troupe {
                 if !place.is_idle() && task::is_gone(pid, tid) {
                     break; // or about to go on after an exec: then it is a stranger until it does
                 }
-                let now = place.succeeded.load(Ordering::Relaxed);
+                let now = place.performed.load(Ordering::Relaxed);
                 if now != so_far {
                     (so_far, deadline) = (now, Deadline::patient());
                 }
                 assert!(!deadline.left().is_zero(), "`{op}`: {number} is not done: {}", self.state_of(pid, tid));
             }
+            performed += place.performed.load(Ordering::Relaxed);
             succeeded += place.succeeded.load(Ordering::Relaxed);
         }
         self.bury();
-        Done::Answered(succeeded.try_into().unwrap_or(i32::MAX))
+        Done::Burst { performed, succeeded }
     }
 
     /// Waits until nobody is on the way any more, and frees the places of those who ended.

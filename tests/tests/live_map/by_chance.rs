@@ -8,7 +8,7 @@ use pipewarden_tests::oracle::play::{Tally, play};
 use pipewarden_tests::oracle::script::Script;
 use pipewarden_tests::oracle::shrink::shrink;
 
-use crate::views::each;
+use crate::views::{each, iterators};
 
 /// How many operations: more find more.
 const OPERATIONS: &str = "PIPEWARDEN_ORACLE_OPERATIONS";
@@ -60,5 +60,16 @@ fn any_operations_by_anybody_leave_the_view_exact() {
             let (performed, succeeded) = all.kinds.get(kind).copied().unwrap_or_default();
             println!("  {:20} {performed:8} {succeeded:8}", kind.word());
         }
+    });
+}
+
+#[test]
+fn a_burst_counts_for_what_its_tasks_did() {
+    iterators("a_burst_counts_for_what_its_tasks_did", |view| {
+        // Two tasks are there, and four are asked for.
+        let script: Script = "0 fork 1; burst 1 200 4".parse().unwrap();
+        let tally = play(&script, view).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!((2..=1 + 2 * 200).contains(&tally.operations), "{tally}");
+        assert!(tally.burst < tally.operations, "{tally}: {} succeeded", tally.burst);
     });
 }

@@ -16,12 +16,9 @@ use crate::command::output;
 const QEMU: &str = "qemu-system-x86_64";
 const QEMU_PACKAGE: &str = "qemu-system-x86";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
+const BASH_PACKAGE: &str = "bash-static";
 /// Debian's name for "the newest kernel of this release", in the flavour without drivers.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
-/// A machine that is not off by then hangs: a boot with all checks takes 10 s, and more only where others
-/// want the processor too.
-const TIME_LIMIT: Duration = Duration::from_secs(300);
-
 /// Everything downloaded, and from where.
 pub(crate) struct Store {
     folder: PathBuf,
@@ -81,6 +78,13 @@ impl Store {
         find(&root.join("bin"), |name| name == "busybox")?.context("busybox-static has no bin/busybox")
     }
 
+    /// A static bash, for the lines that tests have in its language.
+    pub(crate) fn bash(&mut self) -> Result<PathBuf> {
+        let folder = self.folder.join("bash");
+        let root = filled_once(&folder, |folder| self.machine()?.unpack(&[BASH_PACKAGE.to_owned()], folder))?;
+        find(&root, |name| name == "bash-static")?.context("bash-static has no bash-static")
+    }
+
     /// Debian's newest kernel of a series such as `6.12`.
     pub(crate) fn kernel(&mut self, series: &str) -> Result<Kernel> {
         let folder = self.folder.join("kernels").join(series);
@@ -132,13 +136,14 @@ fn find(folder: &Path, wanted: impl Fn(&str) -> bool + Copy) -> Result<Option<Pa
 }
 
 /// What comes on the line until it is closed, which the machine's end does; logged as it comes.
-fn read_until(mut line: impl Read + AsFd, deadline: Instant, log: &Path) -> Result<String> {
+fn read_until(mut line: impl Read + AsFd, limit: Duration, log: &Path) -> Result<String> {
+    let deadline = Instant::now() + limit;
     let mut file = fs::File::create(log)?;
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        ensure!(!left.is_zero(), "no end after {TIME_LIMIT:?}: see {}", log.display());
+        ensure!(!left.is_zero(), "no end after {limit:?}: see {}", log.display());
         let mut fds = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))? == 0 {
             continue;
@@ -174,7 +179,7 @@ impl Qemu {
     /// inside a virtual machine is not to be had everywhere, and this one is the same everywhere.
     fn command(&self, kernel: &Kernel, initramfs: &Path, words: &str) -> Command {
         let mut qemu = self.program();
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35", "-m", "512", "-smp", "1"])
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35", "-m", "1024", "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(&kernel.image)
@@ -185,7 +190,14 @@ impl Qemu {
     }
 
     /// Boots, and gives what the machine said on its serial line until it powered off.
-    pub(crate) fn run(&self, kernel: &Kernel, initramfs: &Path, words: &str, log: &Path) -> Result<String> {
+    pub(crate) fn run(
+        &self,
+        kernel: &Kernel,
+        initramfs: &Path,
+        words: &str,
+        log: &Path,
+        limit: Duration,
+    ) -> Result<String> {
         let complaints = log.with_extension("qemu");
         let mut child = self
             .command(kernel, initramfs, words)
@@ -195,7 +207,7 @@ impl Qemu {
             .spawn()
             .context("cannot start qemu")?;
         let serial = child.stdout.take().context("qemu has no serial line")?;
-        let said = read_until(serial, Instant::now() + TIME_LIMIT, log);
+        let said = read_until(serial, limit, log);
         if said.is_err() {
             child.kill()?;
         }

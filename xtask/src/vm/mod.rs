@@ -10,18 +10,18 @@ mod verdict;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use self::checks::{Built, HARNESSES};
+use self::checks::{Built, HARNESSES, Harness, Programs};
 use self::initramfs::Initramfs;
 use self::machine::{Kernel, Qemu, Store};
 use self::rows::{Place, ROWS, Row};
-use self::verdict::Outcome;
+use self::verdict::{Outcome, Told};
 use crate::command::output;
 use crate::workspace::target;
 
@@ -34,6 +34,13 @@ pub(crate) struct Vm {
     /// Rows to run; all of them if none is named.
     #[arg(value_name = "KERNEL", value_parser = ROWS.iter().map(|row| row.name).collect::<Vec<_>>())]
     rows: Vec<String>,
+    /// Only these checks; all that a row has if none is named.
+    #[arg(long, value_name = "CHECK", value_parser = HARNESSES.iter().map(|harness| harness.name).collect::<Vec<_>>())]
+    only: Vec<String>,
+    /// All tests of each check, which takes hours. How many operations the oracle takes by chance is said by
+    /// PIPEWARDEN_ORACLE_OPERATIONS.
+    #[arg(long)]
+    long: bool,
     /// Boot one kernel with a shell on this terminal instead; the programs are in /bin.
     #[arg(long)]
     shell: bool,
@@ -50,12 +57,18 @@ impl Vm {
         }
         let rows: Vec<&Row> =
             ROWS.iter().filter(|row| self.rows.is_empty() || self.rows.iter().any(|name| name == row.name)).collect();
+        let harnesses: Vec<&'static Harness> = HARNESSES
+            .iter()
+            .filter(|harness| self.only.is_empty() || self.only.iter().any(|name| name == harness.name))
+            .collect();
+        let operations = std::env::var(checks::OPERATIONS).ok();
         let mut steps = Steps::default();
-        let built = steps.time("build", checks::build)?;
+        let built = steps.time("build", || checks::build(&harnesses))?;
         let mut store = Store::at(folder.clone())?;
         let mut kernels = BTreeMap::new();
         let qemu = steps.time("qemu", || store.qemu())?;
         let busybox = steps.time("busybox", || store.busybox())?;
+        let bash = steps.time("bash", || store.bash())?;
         for row in &rows {
             if let Place::Machine { series, .. } = row.place
                 && !kernels.contains_key(series)
@@ -63,12 +76,20 @@ impl Vm {
                 kernels.insert(series, steps.time(&format!("kernel {series}"), || store.kernel(series))?);
             }
         }
+        let content = Content {
+            built: &built,
+            busybox: &busybox,
+            bash: &bash,
+            harnesses: &harnesses,
+            long: self.long,
+            operations: operations.as_deref(),
+            shell: self.shell,
+        };
         if self.shell {
-            return shell(&qemu, &kernels, &rows, &Content { built: &built, busybox: &busybox, shell: true }, &folder);
+            return shell(&qemu, &kernels, &rows, &content, &folder);
         }
         println!("{}", qemu.version()?);
         let all = Instant::now();
-        let content = Content { built: &built, busybox: &busybox, shell: false };
         let outcomes = run_all(&rows, &|row| run_row(row, &qemu, &kernels, &content, &folder));
         verdict::print(&outcomes);
         println!("{steps}all rows: {:.1} s", all.elapsed().as_secs_f64());
@@ -127,8 +148,33 @@ struct Content<'a> {
     built: &'a Built,
     /// Their shell, and the programs that tests call by its mouth.
     busybox: &'a Path,
+    bash: &'a Path,
+    /// What was asked for.
+    harnesses: &'a [&'static Harness],
+    long: bool,
+    /// What was said of the oracle, if anything was.
+    operations: Option<&'a str>,
     /// For a person, instead of the checks.
     shell: bool,
+}
+
+impl Content<'_> {
+    /// What is checked on a row.
+    fn harnesses_of(&self, row: &Row) -> impl Iterator<Item = &'static Harness> {
+        self.harnesses.iter().copied().filter(|harness| harness.reach <= row.reach)
+    }
+
+    /// What the tests of a harness are told beside what all are.
+    fn environment_of(&self, harness: &Harness) -> Vec<(&'static str, String)> {
+        let said = |name: &str| self.operations.filter(|_| name == checks::OPERATIONS);
+        harness.environment.iter().map(|(name, value)| (*name, said(name).unwrap_or(value).to_owned())).collect()
+    }
+
+    /// A machine that is not off by then hangs.
+    fn time_limit(&self) -> Duration {
+        let minutes = if self.long || self.operations.is_some() { 6 * 60 } else { 30 };
+        Duration::from_secs(60 * minutes)
+    }
 }
 
 fn run_row(
@@ -141,19 +187,14 @@ fn run_row(
     let started = Instant::now();
     let result = match &row.place {
         Place::Machine { series, words } => in_machine(row, qemu, &kernels[series], words, content, folder),
-        Place::Here(wrapper) => here(row, *wrapper, content.built),
+        Place::Here(wrapper) => here(row, *wrapper, content),
     };
     let seconds = started.elapsed().as_secs_f64();
     match result {
-        Ok((kernel, verdicts)) => Outcome { row: row.name, kernel, seconds, verdicts, broken: None },
-        Err(error) => {
-            let broken = Some(format!("{error:#}"));
-            Outcome { row: row.name, kernel: "?".into(), seconds, verdicts: BTreeMap::new(), broken }
-        }
+        Ok(told) => Outcome { row: row.name, seconds, told, broken: None },
+        Err(error) => Outcome { row: row.name, seconds, told: Told::default(), broken: Some(format!("{error:#}")) },
     }
 }
-
-type Told = (String, BTreeMap<String, verdict::Verdict>);
 
 fn in_machine(
     row: &Row,
@@ -166,20 +207,20 @@ fn in_machine(
     let path = folder.join(format!("{}.cpio", row.name));
     fs::write(&path, root_of(row, kernel, content)?)?;
     let log = folder.join(format!("{}.log", row.name));
-    let said = qemu.run(kernel, &path, words, &log)?;
+    let said = qemu.run(kernel, &path, words, &log, content.time_limit())?;
     ensure!(said.contains("@@DONE"), "the machine ended before its checks did: see {}", log.display());
     let release = said.lines().find_map(|line| line.strip_prefix("@@KERNEL ")).context("no @@KERNEL")?;
-    let mut verdicts = BTreeMap::new();
-    for harness in HARNESSES {
+    let mut told = Told { kernel: release.to_owned(), ..Told::default() };
+    for harness in content.harnesses_of(row) {
         let part = between(&said, harness.name).with_context(|| format!("nothing from {}", harness.name))?;
-        verdicts.extend(verdict::read(harness.name, part));
+        told.take(harness.name, part);
     }
-    if verdicts.values().all(|verdict| !matches!(verdict, verdict::Verdict::Failed(_))) {
+    if told.verdicts.values().all(|verdict| !matches!(verdict, verdict::Verdict::Failed(_))) {
         // Kept where something failed.
         fs::remove_file(&log)?;
     }
     fs::remove_file(&path)?;
-    Ok((release.to_owned(), verdicts))
+    Ok(told)
 }
 
 /// What stands between a harness's marks.
@@ -200,14 +241,32 @@ fn root_of(row: &Row, kernel: &Kernel, content: &Content<'_>) -> Result<Vec<u8>>
     for applet in ["sh", "setsid", "sleep", "true"] {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
-    let needed = |name: &str| content.shell || HARNESSES.iter().any(|harness| harness.programs.contains(&name));
+    archive.file("bin/bash", &fs::read(content.bash)?);
+    let needed = |name: &str| {
+        content.shell
+            || content.harnesses_of(row).any(|harness| match harness.programs {
+                Programs::All => true,
+                Programs::These(names) => names.contains(&name),
+            })
+    };
     for (name, path) in built.programs.iter().filter(|(name, _)| needed(name)) {
         archive.file(&format!("bin/{name}"), &fs::read(path)?);
     }
     let mut jobs = String::new();
-    for (harness, path) in HARNESSES.iter().zip(&built.harnesses) {
-        archive.file(&format!("bin/test-{}", harness.name), &fs::read(path)?);
-        jobs += &format!("{0} /bin/test-{0} {1}\n", harness.name, harness.arguments().join(" "));
+    let mut paths: Vec<&PathBuf> = Vec::new();
+    for harness in content.harnesses_of(row) {
+        let path = built.harnesses.get(harness.name).context("a check that was not built")?;
+        let known = paths.iter().position(|known| *known == path);
+        let number = known.unwrap_or(paths.len());
+        if known.is_none() {
+            archive.file(&format!("bin/tests-{number}"), &fs::read(path)?);
+            paths.push(path);
+        }
+        let environment = content.environment_of(harness);
+        let words = environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let arguments = harness.arguments(content.long).into_iter().map(str::to_owned);
+        let words: Vec<String> = words.chain([format!("/bin/tests-{number}")]).chain(arguments).collect();
+        jobs += &format!("{} {}\n", harness.name, words.join(" "));
     }
     if content.shell {
         archive.file("bin/shell", b"/bin/busybox --install -s /bin\nexec sh\n");
@@ -236,12 +295,15 @@ fn environment(row: &Row, programs: &Path, config: &Path) -> Vec<(&'static str, 
     ]
 }
 
-fn here(row: &Row, wrapper: fn(&Path) -> Command, built: &Built) -> Result<Told> {
-    let programs = checks::folder_of(built).context("no programs were built")?;
-    let mut verdicts = BTreeMap::new();
-    for (harness, path) in HARNESSES.iter().zip(&built.harnesses) {
+fn here(row: &Row, wrapper: fn(&Path) -> Command, content: &Content<'_>) -> Result<Told> {
+    let programs = checks::folder_of(content.built).context("no programs were built")?;
+    let kernel = output(Command::new("uname").arg("-r"))?.trim().to_owned();
+    let mut told = Told { kernel, ..Told::default() };
+    for harness in content.harnesses_of(row) {
+        let path = content.built.harnesses.get(harness.name).context("a check that was not built")?;
         let mut command = wrapper(path);
-        command.args(harness.arguments()).stdin(Stdio::null());
+        command.args(harness.arguments(content.long)).stdin(Stdio::null());
+        command.envs(content.environment_of(harness));
         command.envs(environment(row, programs, Path::new("/proc/config.gz")));
         let (mut reader, writer) = std::io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer);
@@ -250,11 +312,9 @@ fn here(row: &Row, wrapper: fn(&Path) -> Command, built: &Built) -> Result<Told>
         let mut said = String::new();
         reader.read_to_string(&mut said)?;
         let status = child.wait()?;
-        let read = verdict::read(harness.name, &said);
-        ensure!(!read.is_empty(), "{} {status}: {}", harness.name, said.trim());
-        verdicts.extend(read);
+        ensure!(told.take(harness.name, &said) > 0, "{} {status}: {}", harness.name, said.trim());
     }
-    Ok((output(Command::new("uname").arg("-r"))?.trim().to_owned(), verdicts))
+    Ok(told)
 }
 
 fn shell(

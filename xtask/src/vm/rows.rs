@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::checks::Reach;
+
 /// Where a row's checks run.
 pub(crate) enum Place {
     /// In a virtual machine.
@@ -21,6 +23,8 @@ pub(crate) struct Row {
     /// Its name, for the table and the command line.
     pub(crate) name: &'static str,
     pub(crate) place: Place,
+    /// How much is checked on it.
+    pub(crate) reach: Reach,
     /// Rungs that must be usable.
     pub(crate) usable: &'static [&'static str],
     /// Rungs that must not.
@@ -31,7 +35,7 @@ const BPF: &[&str] = &["bpf-fentry", "bpf-kprobe", "bpf-tracepoint"];
 const ALL: &[&str] = &["bpf-fentry", "bpf-kprobe", "bpf-tracepoint", "connector", "proc"];
 
 const fn machine(name: &'static str, series: &'static str, words: &'static str) -> Row {
-    Row { name, place: Place::Machine { series, words }, usable: ALL, unusable: &["node"] }
+    Row { name, place: Place::Machine { series, words }, reach: Reach::All, usable: ALL, unusable: &["node"] }
 }
 
 /// All of them, in the table's order.
@@ -39,26 +43,28 @@ pub(crate) const ROWS: &[Row] = &[
     machine("5.10", "5.10", ""),
     machine("6.1", "6.1", ""),
     machine("6.12", "6.12", ""),
-    machine("6.12-full", "6.12", "preempt=full"),
+    // The same kernel once more, which now leaves programs out where they interrupt each other.
+    Row { reach: Reach::Chance, ..machine("6.12-full", "6.12", "preempt=full") },
     machine("7.2", "7.2", ""),
     // Blocks what reads kernel memory, and with it every rung; not the iterators, and not BPF as such.
     Row {
         name: "6.12-lockdown",
         place: Place::Machine { series: "6.12", words: "lsm=lockdown,yama,bpf lockdown=confidentiality" },
+        reach: Reach::Chance,
         usable: &["connector", "proc"],
         unusable: BPF,
     },
-    Row { name: "here", place: Place::Here(as_it_is), usable: &["proc"], unusable: &["node"] },
-    Row { name: "here-no-bpf", place: Place::Here(without_bpf), usable: &["proc"], unusable: BPF },
-    Row { name: "here-no-btf", place: Place::Here(without_btf), usable: &["proc"], unusable: BPF },
-    Row { name: "here-netns", place: Place::Here(in_network_namespace), usable: &["proc"], unusable: &["connector"] },
-    Row {
-        name: "here-pidns",
-        place: Place::Here(in_pid_namespace),
-        usable: &["proc"],
-        unusable: &["bpf-fentry", "bpf-kprobe", "bpf-tracepoint", "connector"],
-    },
+    here("here", as_it_is, &["node"]),
+    here("here-no-bpf", without_bpf, BPF),
+    here("here-no-btf", without_btf, BPF),
+    here("here-netns", in_network_namespace, &["connector"]),
+    here("here-pidns", in_pid_namespace, &["bpf-fentry", "bpf-kprobe", "bpf-tracepoint", "connector"]),
 ];
+
+/// The whole suite runs here anyway.
+const fn here(name: &'static str, wrapper: fn(&Path) -> Command, unusable: &'static [&'static str]) -> Row {
+    Row { name, place: Place::Here(wrapper), reach: Reach::Basics, usable: &["proc"], unusable }
+}
 
 fn wrapped(program: &str, arguments: &[&str], inner: &Path) -> Command {
     let mut command = Command::new(program);

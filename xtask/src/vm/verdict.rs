@@ -48,20 +48,39 @@ pub(crate) fn read(harness: &str, said: &str) -> BTreeMap<String, Verdict> {
     verdicts
 }
 
+/// What a row's checks said.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// The kernel that they ran on; nothing if none did.
+    pub(crate) kernel: String,
+    pub(crate) verdicts: BTreeMap<String, Verdict>,
+    /// How much the oracle compared, on which rung.
+    pub(crate) exact: Vec<String>,
+}
+
+impl Told {
+    /// Takes in what the tests of a harness said; how many they were.
+    pub(crate) fn take(&mut self, harness: &str, said: &str) -> usize {
+        let verdicts = read(harness, said);
+        let number = verdicts.len();
+        self.verdicts.extend(verdicts);
+        self.exact.extend(said.lines().filter(|line| line.contains(": exact: ")).map(str::to_owned));
+        number
+    }
+}
+
 /// A row of the table.
 pub(crate) struct Outcome {
     pub(crate) row: &'static str,
-    /// The kernel, or why there was none.
-    pub(crate) kernel: String,
     pub(crate) seconds: f64,
-    pub(crate) verdicts: BTreeMap<String, Verdict>,
+    pub(crate) told: Told,
     /// The row itself went wrong.
     pub(crate) broken: Option<String>,
 }
 
 impl Outcome {
     pub(crate) fn failed(&self) -> bool {
-        self.broken.is_some() || self.verdicts.values().any(|verdict| matches!(verdict, Verdict::Failed(_)))
+        self.broken.is_some() || self.told.verdicts.values().any(|verdict| matches!(verdict, Verdict::Failed(_)))
     }
 }
 
@@ -71,7 +90,7 @@ pub(crate) fn print(outcomes: &[Outcome]) {
         if let Some(broken) = &outcome.broken {
             println!("{}: BROKEN: {broken}", outcome.row);
         }
-        for (check, verdict) in &outcome.verdicts {
+        for (check, verdict) in &outcome.told.verdicts {
             match verdict {
                 Verdict::Ok => {}
                 Verdict::Skipped(why) => println!("{}: {check}: SKIPPED {why}", outcome.row),
@@ -79,7 +98,7 @@ pub(crate) fn print(outcomes: &[Outcome]) {
             }
         }
     }
-    let mut checks: Vec<&String> = outcomes.iter().flat_map(|outcome| outcome.verdicts.keys()).collect();
+    let mut checks: Vec<&String> = outcomes.iter().flat_map(|outcome| outcome.told.verdicts.keys()).collect();
     checks.sort();
     checks.dedup();
     let width = checks.iter().map(|check| check.len()).max().unwrap_or(0);
@@ -91,7 +110,7 @@ pub(crate) fn print(outcomes: &[Outcome]) {
     for check in checks {
         print!("{check:width$}");
         for outcome in outcomes {
-            let cell = match outcome.verdicts.get(check) {
+            let cell = match outcome.told.verdicts.get(check) {
                 Some(Verdict::Ok) => "ok",
                 Some(Verdict::Skipped(_)) => "skip",
                 Some(Verdict::Failed(_)) => "FAIL",
@@ -107,7 +126,8 @@ pub(crate) fn print(outcomes: &[Outcome]) {
     }
     println!();
     for outcome in outcomes {
-        println!("{}: Linux {}", outcome.row, outcome.kernel);
+        println!("{}: Linux {}", outcome.row, outcome.told.kernel);
+        outcome.told.exact.iter().for_each(|line| println!("  {line}"));
     }
 }
 
