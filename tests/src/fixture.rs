@@ -51,7 +51,7 @@ pub const LATE_LINE: &[u8] = b"a late line\n";
 
 /// Nothing that a fixture leaves behind outlives this, whatever goes wrong. It is far longer than
 /// any test waits, so that no test passes because of it.
-pub const LIFETIME: Duration = Duration::from_secs(120);
+pub const LIFETIME: Duration = Duration::from_secs(600);
 
 /// The first `length` bytes of the lines `0000000`, `0000001`, ...
 #[must_use]

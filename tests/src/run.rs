@@ -29,6 +29,11 @@ pub fn backend_is(backend: &str) -> bool {
     is_root() && std::env::var_os(BACKEND).is_some_and(|asked| asked == backend)
 }
 
+/// What a run is given that says nothing of these itself. The defaults are for whoever waits; a test is about
+/// what happens, and where a holder that was signalled gets no time to die for a second, that is no test's matter.
+/// Each is longer than a starved machine needs, and shorter than a test's patience.
+const UNHURRIED: [[&str; 2]; 2] = [["--kill-after", "30s"], ["--max-drain", "60s"]];
+
 /// What a run says that is to have the live map, of which the machine has one.
 const BPF: &str = "--backend=bpf";
 
@@ -207,6 +212,9 @@ impl<'a> Run<'a> {
         words.push(self.reachable(binary(UNDER_TEST)).into_os_string());
         words.extend(["run", "--report", self.report].map(OsString::from));
         words.extend(self.options.clone());
+        for [option, value] in UNHURRIED.iter().filter(|[option, _]| !self.says(option)) {
+            words.extend([option, value].map(OsString::from));
+        }
         words.extend(backend);
         words.push("--".into());
         words.extend(self.command.iter().cloned().enumerate().map(|(index, word)| {
@@ -216,10 +224,15 @@ impl<'a> Run<'a> {
         words
     }
 
+    /// Whether it has this option itself.
+    fn says(&self, option: &str) -> bool {
+        self.options.iter().any(|word| word == option || (option == "--kill-after" && word == "-k"))
+    }
+
     /// What every run is to be tried with, unless it says what it wants or sits where there is none.
     fn backend(&self) -> Option<OsString> {
         let asked = std::env::var_os(BACKEND).filter(|backend| !backend.is_empty())?;
-        let says = self.options.iter().any(|word| word == "--backend");
+        let says = self.says("--backend");
         let unshared = self.elsewhere || self.wrapper.iter().any(|word| word == "unshare");
         let has_it = match asked.to_str() {
             Some("proc") => true,

@@ -71,7 +71,7 @@ fn an_ending_is_never_cancelled_half_way() {
     let stage = Stage::new();
     let (agent, deaf) = (binary("fake_agent"), binary("tell_signals"));
     let line = format!("{} leave:helper; exec {} SIGUSR1", agent.display(), deaf.display());
-    let run = Run::on(&stage).options(["--idle-timeout", "1500ms", "--retries", "2", "--retry-backoff", "0"]);
+    let run = Run::on(&stage).options(["--idle-timeout", "3s", "--retries", "2", "--retry-backoff", "0"]);
     let run = run.options(["--kill-after", "10m", "--max-drain", "20m"]).bash(&line).start();
     let (command, helper) = (stage.wait("ready"), stage.wait("helper"));
     let _ = stage.wait("SIGTERM"); // from us, because it was silent

@@ -23,8 +23,8 @@ fn ran(options: &[&str], steps: &[&str]) -> Ended {
 /// The agent works for longer than the limit, but it said that a tool runs.
 #[test]
 fn the_idle_clock_stands_still_while_a_tool_runs() {
-    let options = ["--idle-timeout", "1s", "--tool-running", "re:^start (?<id>.*)", "--tool-done", "re:^end (?<id>.*)"];
-    let steps = ["say:start a", "say:start b", "say:end b", "work:2500", "say:still here", "say:end a", "hang"];
+    let options = ["--idle-timeout", "3s", "--tool-running", "re:^start (?<id>.*)", "--tool-done", "re:^end (?<id>.*)"];
+    let steps = ["say:start a", "say:start b", "say:end b", "work:5000", "say:still here", "say:end a", "hang"];
     let ended = ran(&options, &steps);
     assert_eq!(ended.stdout.text(), "start a\nstart b\nend b\nstill here\nend a\n");
     assert_eq!((ended.code(), ended.report().ended_for()), (124, "idle".into()), "{}", ended.stderr.text());
@@ -34,8 +34,8 @@ fn the_idle_clock_stands_still_while_a_tool_runs() {
 #[test]
 fn a_slow_reader_is_not_the_commands_silence() {
     let stage = Stage::new();
-    let pace = Pace::Slow { bytes: 64 << 10, pause: Duration::from_millis(1500) };
-    let run = Run::on(&stage).options(["--idle-timeout", "1s"]).pace(pace);
+    let pace = Pace::Slow { bytes: 64 << 10, pause: Duration::from_millis(3500) };
+    let run = Run::on(&stage).options(["--idle-timeout", "3s"]).pace(pace);
     let ended = run.fixture("just_exit", ["--bytes", "350000", "--exit", "3"]).end();
     assert_eq!(ended.code(), 3, "{}", ended.stderr.text());
     assert!(ended.stdout.bytes.starts_with(&pattern(350_000)));
@@ -46,7 +46,7 @@ fn a_slow_reader_is_not_the_commands_silence() {
 fn silence_is_seen_behind_a_file() {
     let stage = Stage::new();
     let file = stage.path("log");
-    let run = agent(&stage, &["--idle-timeout", "1s"], &["say:one", "work:100", "say:two", "hang"]);
+    let run = agent(&stage, &["--idle-timeout", "3s"], &["say:one", "work:100", "say:two", "hang"]);
     let ended = run.stdout(std::fs::File::create(&file).unwrap()).end();
     assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
     assert_eq!(std::fs::read_to_string(file).unwrap(), "one\ntwo\n");
@@ -119,7 +119,8 @@ fn done_ends_the_whole_lineage() {
 fn nothing_is_lost_after_done() {
     let stage = Stage::new();
     let pace = Pace::Slow { bytes: 64 << 10, pause: Duration::from_millis(100) };
-    let run = Run::on(&stage).options(DONE).pace(pace);
+    // However long a busy machine lets the rest of it wait for a core.
+    let run = Run::on(&stage).options(["--done-when", DONE[1], "--done-grace", "4s"]).pace(pace);
     let ended = run.bash("echo done; seq 1 200000; sleep 1000").end();
     let expected: String =
         std::iter::once("done\n".to_owned()).chain((1..=200_000).map(|n| format!("{n}\n"))).collect();

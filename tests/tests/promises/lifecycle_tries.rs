@@ -9,7 +9,7 @@ use pipewarden_tests::stage::Stage;
 use serde_json::Value;
 
 const SESSION: [&str; 2] = ["--session-id", r"re:^session (?<id>\S+)"];
-const IDLE: [&str; 4] = ["--idle-timeout", "1500ms", "--retries", "2"];
+const IDLE: [&str; 4] = ["--idle-timeout", "3s", "--retries", "2"];
 const AT_ONCE: [&str; 2] = ["--retry-backoff", "0"];
 const LATER: [&str; 2] = ["--retry-backoff", "10m"];
 
@@ -69,7 +69,7 @@ fn with_a_session_it_is_resumed() {
     assert_eq!(ended.report().tries[0]["session_id"], "s-1");
     let said = ended.stderr.text();
     let line = said.lines().find(|line| line.contains("try 2")).unwrap_or_else(|| panic!("announced: {said}"));
-    assert!(line.contains("1.5 s") && line.contains("resuming session s-1"), "{line}");
+    assert!(line.contains("3.0 s") && line.contains("resuming session s-1"), "{line}");
 }
 
 /// A session that is told in a line without an end is a session.
@@ -172,7 +172,7 @@ fn a_fresh_start_gets_the_original_input() {
 fn the_timeout_covers_all_tries_and_the_pauses() {
     let stage = Stage::new();
     let run = tries_with(&stage, LATER, &[&["hang"], &["say:too late"]]);
-    let ended = run.options(["--timeout", "4s"]).end();
+    let ended = run.options(["--timeout", "8s"]).end();
     assert_eq!((ended.code(), starts(&stage)), (124, 1), "{}", ended.stderr.text());
     assert!(ended.stderr.text().contains("--timeout") || ended.stderr.text().contains("\"timeout\""));
 }
@@ -240,8 +240,8 @@ fn the_log_tells_of_every_try() {
     let of = |event: &str| -> Vec<&Value> { records.iter().filter(|record| record["event"] == event).collect() };
     let idle = of("run.output_idle");
     assert_eq!((idle.len(), &idle[0]["detail"]["attempt"]), (1, &1.into()));
-    assert_eq!(idle[0]["detail"]["limit_us"], 1_500_000);
-    assert!(idle[0]["detail"]["quiet_us"].as_u64() >= Some(1_500_000));
+    assert_eq!(idle[0]["detail"]["limit_us"], 3_000_000);
+    assert!(idle[0]["detail"]["quiet_us"].as_u64() >= Some(3_000_000));
     let retried = of("run.retried");
     assert_eq!((retried.len(), &retried[0]["detail"]["start"]), (1, &"resumed".into()));
     assert_eq!(retried[0]["detail"]["attempt"], 2);

@@ -212,7 +212,7 @@ fn a_foreign_daemon_can_be_waited_for() {
 /// `(server &) >log; supervisor ...` in a shell: somebody else has the same stdout as we.
 #[test]
 fn who_shares_our_own_stdout() {
-    for options in [&[][..], &["--stdio", "inherit", "--max-drain", "300ms"]] {
+    for options in [&[][..], &["--stdio", "inherit"]] {
         let stage = Stage::new();
         let (reader, writer) = std::io::pipe().unwrap();
         let mut neighbour = stage.fixture("stay");
@@ -259,7 +259,7 @@ fn who_holds_a_fifo_with_the_same_number_elsewhere() {
         pipewarden_tests::binaries::binary("hold_setsid").display(),
     );
     stage.hold(GATE);
-    let run = Run::on(&stage).options(["--stdio", "inherit", "--max-drain", "3s"]).stdout(ours.try_clone().unwrap());
+    let run = Run::on(&stage).options(["--stdio", "inherit"]).stdout(ours.try_clone().unwrap());
     let run = run.bash(&neighbour).start();
     let bystander = stage.wait("neighbour");
     let _ = stage.wait(GATE);
@@ -362,7 +362,7 @@ fn the_processes_of_a_sibling_run() {
 #[test]
 fn our_own_ancestors() {
     let stage = Stage::new();
-    let run = Run::on(&stage).options(["--stdio", "inherit", "--max-drain", "1s"]);
+    let run = Run::on(&stage).options(["--stdio", "inherit"]);
     // The shell keeps its own copy of our stdout, waits for us, and prints a line of its own.
     let run = run.wrapped_in(["sh", "-c", "\"$@\"; echo \"then $?\"", "sh"]);
     let ended = run.fixture("hold_setsid", ["--exit", "3"]).end();

@@ -46,29 +46,29 @@ fn a_pipeline_that_sorts_after_its_shell_is_gone() {
     assert_same_bytes(&ended.stdout.bytes, &sorted(&seq(1_500_000)));
 }
 
-/// `tee` waits for us, and we for a reader that takes its time: nobody is stale.
+/// `tee` waits for us, and we for a reader that takes its time, longer than the bound: nobody is stale.
 #[test]
 fn a_tee_behind_a_slow_reader() {
     let stage = Stage::new();
     let log = stage.path("log");
     let pace = Pace::Slow { bytes: 64 << 10, pause: Duration::from_millis(500) };
-    let line = format!("exec > >(tee {}); seq 1 110000", log.display());
-    let ended = Run::on(&stage).options(["--max-drain", "1s"]).pace(pace).bash(&line).end();
+    let line = format!("exec > >(tee {}); seq 1 150000", log.display());
+    let ended = Run::on(&stage).options(["--max-drain", "4s"]).pace(pace).bash(&line).end();
     assert_natural(&ended);
-    assert_same_bytes(&ended.stdout.bytes, &seq(110_000));
-    assert_same_bytes(&std::fs::read(log).unwrap(), &seq(110_000));
+    assert_same_bytes(&ended.stdout.bytes, &seq(150_000));
+    assert_same_bytes(&std::fs::read(log).unwrap(), &seq(150_000));
 }
 
 /// The holder's death does not cut what it and the command wrote, however slowly it is taken.
 #[test]
 fn what_was_written_before_a_holder_was_ended_arrives_at_a_slow_reader() {
     let stage = Stage::new();
-    let pace = Pace::Slow { bytes: 64 << 10, pause: Duration::from_millis(250) };
-    let run = Run::on(&stage).options(["--holder-grace", "0", "--max-drain", "500ms"]).pace(pace);
-    let ended = run.fixture("hold_setsid", ["--bytes", "600000", "--exit", "3"]).end();
+    let pace = Pace::Slow { bytes: 64 << 10, pause: Duration::from_millis(500) };
+    let run = Run::on(&stage).options(["--holder-grace", "0", "--max-drain", "4s"]).pace(pace);
+    let ended = run.fixture("hold_setsid", ["--bytes", "900000", "--exit", "3"]).end();
     let stderr = ended.stderr.text();
     assert!(ended.stdout.eof, "{stderr}");
-    assert_same_bytes(&ended.stdout.bytes, &[pattern(600_000), LAST_LINE.to_vec()].concat());
+    assert_same_bytes(&ended.stdout.bytes, &[pattern(900_000), LAST_LINE.to_vec()].concat());
     assert_eq!(ended.code(), 3);
     assert_eq!(ended.report().outcome, Outcome::HoldersEnded, "{stderr}");
 }
@@ -78,7 +78,7 @@ fn what_was_written_before_a_holder_was_ended_arrives_at_a_slow_reader() {
 #[test]
 fn an_escapee_that_never_falls_quiet() {
     let stage = Stage::new();
-    let ended = Run::on(&stage).options(["--max-drain", "1s"]).fixture("chatter", ["--exit", "3"]).end();
+    let ended = Run::on(&stage).options(["--max-drain", "6s"]).fixture("chatter", ["--exit", "3"]).end();
     let stderr = ended.stderr.text();
     assert!(ended.stdout.eof && ended.stderr.eof, "{stderr}");
     assert_eq!(ended.code(), 3, "{stderr}");

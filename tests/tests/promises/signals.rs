@@ -197,7 +197,7 @@ impl Bare {
         let (stdout, to_stdout) = std::io::pipe().unwrap();
         let (line, to_line) = std::io::pipe().unwrap();
         let mut command = Command::new(binary(UNDER_TEST));
-        command.args(["run", "--holder-grace", "0", "--report", "none"]).args(options);
+        command.args(["run", "--holder-grace", "0", "--report", "none"]).args(PATIENT).args(options);
         // The lineage inherits the line as its stdin, which nobody reads.
         command.args(["--", "sh", "-c", SCRIPT]).stdin(Stdio::from(to_line)).stdout(to_stdout);
         command.stderr(Stdio::null()).process_group(0);

@@ -325,7 +325,7 @@ fn the_fifo_outlasts_a_try() {
     // Only the silence after the first tool is one.
     let run = scene.agent(&["say:session resumed", "say:start a", "line", "say:end a", "hang"]);
     let run = run.options(["--tool-running", r"re:^start (?<id>\w)", "--tool-done", r"re:^end (?<id>\w)"]);
-    let run = run.options(["--idle-timeout", "1500ms", "--retries", "1", "--session-id", r"re:session (?<id>\S+)"]);
+    let run = run.options(["--idle-timeout", "3s", "--retries", "1", "--session-id", r"re:session (?<id>\S+)"]);
     let run = run.options(["--resume-command", &resume]).start();
     let mut writer = scene.writer();
     writer.write_all(b"one\n").unwrap();

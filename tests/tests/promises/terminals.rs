@@ -165,10 +165,10 @@ fn clocks_stand_still_while_the_job_is_stopped() {
 
 fn clocks_stand_still(start: &str, suspend: &str) {
     /// Long enough for a busy machine to come to the stop, and from there to the end.
-    const TIMEOUT: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(8);
     let stage = Stage::new();
     std::os::unix::fs::symlink(binary("just_exit"), stage.path("job")).unwrap();
-    let session = Session::start(&stage, Some(&["--timeout", "5s"]));
+    let session = Session::start(&stage, Some(&["--timeout", "8s"]));
     stage.hold(GATE);
     session.terminal.press(start);
     let _ = stage.wait(GATE);

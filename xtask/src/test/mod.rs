@@ -13,6 +13,9 @@ use self::programs::{Program, Ran};
 use self::retry::Failure;
 use crate::busy::Busy;
 
+/// Most tests wait for most of their time: for a clock of the program under test, or for a process.
+const THREADS_PER_CORE: usize = 4;
+
 /// Build and run every test of the workspace.
 #[derive(clap::Args)]
 pub(crate) struct Test {
@@ -76,9 +79,10 @@ impl Test {
     /// Runs everything once. One program that fails does not keep the others from being run.
     fn once(&self, programs: &[Program]) -> Result<Round> {
         let arguments: Vec<String> = self.filter.iter().chain(&self.arguments).cloned().collect();
+        let threads = THREADS_PER_CORE * std::thread::available_parallelism()?.get();
         let mut round = Round::default();
         for program in programs {
-            let ran = program.run(&arguments, None)?;
+            let ran = program.run(&arguments, threads)?;
             round.take(program, ran);
         }
         Ok(round)
@@ -95,7 +99,7 @@ impl Test {
         let mut told = Vec::new();
         for failure in failures {
             let alone = failure.alone(self.filter.as_deref(), &self.arguments);
-            let ran = failure.program.run(&alone, Some(1))?;
+            let ran = failure.program.run(&alone, 1)?;
             if let Some(whom) = &ran.left_behind {
                 round.left_behind.push(format!("{}: {whom}", failure.program.name));
             }

@@ -16,6 +16,9 @@ use crate::workspace::root;
 /// How long after a program's exit its output may stay open. What tests leave behind holds it for good.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
+/// How many tests of a program run side by side.
+const THREADS: &str = "RUST_TEST_THREADS";
+
 /// A program whose tests can be run by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Program {
@@ -110,13 +113,13 @@ impl Program {
     }
 
     /// Runs it to its end, and shows its output meanwhile.
-    pub(super) fn run(&self, arguments: &[String], threads: Option<u32>) -> Result<Ran> {
+    pub(super) fn run(&self, arguments: &[String], threads: usize) -> Result<Ran> {
         println!("     Running {} {}", self.name, arguments.join(" "));
         let (read, write) = pipe()?;
         let mut command = self.command(arguments);
-        if let Some(threads) = threads {
+        if std::env::var_os(THREADS).is_none() {
             // As --test-threads, which may be among the arguments and then prevails.
-            command.env("RUST_TEST_THREADS", threads.to_string());
+            command.env(THREADS, threads.to_string());
         }
         let mut child = command.stdout(write).spawn().with_context(|| format!("cannot start {}", self.name))?;
         drop(command); // and with it our copy of the write end

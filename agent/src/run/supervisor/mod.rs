@@ -26,8 +26,9 @@ use crate::ownership::Lineage;
 use crate::ownership::worker::Worker;
 use crate::pipe::{EndedFor, ExitStatus, Outcome};
 
-/// Requests to end that come so closely are one: timeout(1) signals us, and then our whole group.
-pub const ONE_REQUEST: Duration = Duration::from_millis(20);
+/// Requests to end that come so soon after one are the same one: timeout(1) signals us, and then our whole
+/// group, and on a busy machine it may have to wait for a core in between. Who means it twice is slower.
+pub const ONE_REQUEST: Duration = Duration::from_millis(100);
 
 /// A try under way.
 pub struct Supervisor<'a> {
@@ -44,7 +45,7 @@ pub struct Supervisor<'a> {
     /// What the home group's other members are to be sent, once it is known who they are.
     for_members: Option<Signal>,
     asked: Option<Asked>,
-    /// How often we were asked to end by a signal, and when last.
+    /// How often we were asked to end by a signal, and when by the last that counted.
     requests: u32,
     last_request: Option<Instant>,
     ending: Option<Ending>,

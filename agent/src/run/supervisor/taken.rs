@@ -94,9 +94,11 @@ impl Supervisor<'_> {
             return;
         }
         let now = self.now();
-        if self.last_request.replace(now).is_some_and(|last| now.saturating_duration_since(last) < ONE_REQUEST) {
+        // From the last one that counted: who repeats it faster than that is heard all the same.
+        if self.last_request.is_some_and(|last| now.saturating_duration_since(last) < ONE_REQUEST) {
             return;
         }
+        self.last_request = Some(now);
         self.requests += 1;
         match &mut self.ending {
             None if self.asked.is_none() && to_the_group => self.begin_to_end(EndedFor::Signal, signal),
