@@ -19,6 +19,8 @@ pub mod container;
 pub mod deadline;
 pub mod explain;
 pub mod fixture;
+pub mod hang;
+pub mod http;
 pub mod kernel;
 pub mod log;
 pub mod manifest;

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,20 @@ impl Node {
     /// As for [`start`](Node::start).
     #[must_use]
     pub fn configured(test: &str, socket: &str, more: &str) -> Option<Node> {
+        Node::of(test, socket, "listen = \"off\"\n", more)
+    }
+
+    /// One that answers HTTP on a port of its own: with further lines in its `[http]`, and further tables.
+    ///
+    /// # Panics
+    ///
+    /// As for [`start`](Node::start).
+    #[must_use]
+    pub fn with_http(test: &str, http: &str, more: &str) -> Option<Node> {
+        Node::of(test, "mode = \"0666\"\n", &format!("listen = \"127.0.0.1:0\"\n{http}"), more)
+    }
+
+    fn of(test: &str, socket: &str, http: &str, more: &str) -> Option<Node> {
         if skip(test, &[Need::Root]) {
             return None;
         }
@@ -65,7 +80,7 @@ impl Node {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap(); // other users come here, too
         let at = |name: &str| folder.path().join(name).display().to_string();
         let text = format!(
-            "[socket]\npath = \"{}\"\n{socket}[http]\nlisten = \"off\"\n[audit]\npath = \"{}\"\n{more}",
+            "[socket]\npath = \"{}\"\n{socket}[http]\n{http}[audit]\npath = \"{}\"\n{more}",
             at("node.sock"),
             at("audit.jsonl")
         );
@@ -98,12 +113,24 @@ impl Node {
         Some(node)
     }
 
+    /// Where it answers HTTP.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        let said = self.said();
+        let mut address = said.lines().filter_map(|line| line.split_once("node: http://")?.1.strip_suffix("/metrics"));
+        address.next_back().unwrap_or_else(|| panic!("it says of no port: {said}")).parse().unwrap()
+    }
+
     /// Waits until somebody answers at its socket. False when it ends instead.
     fn comes_up(&mut self) -> bool {
         let mut ended = false;
         let came = Deadline::patient().until(|| {
             ended = self.child.try_wait().unwrap().is_some();
-            ended || UnixStream::connect(self.socket()).is_ok()
+            ended || self.said().contains("node: http://") || UnixStream::connect(self.socket()).is_ok()
         });
         assert!(came, "nobody listens at {}: {}", self.socket().display(), self.said());
         !ended

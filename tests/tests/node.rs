@@ -3,14 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test's own helpers fail the test")]
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pipewarden::process::stat::Stat;
 use pipewarden_tests::binaries::{UNDER_TEST, binary};
 use pipewarden_tests::deadline::Deadline;
+use pipewarden_tests::hang::{Hang, name};
 use pipewarden_tests::skip::{Need, skip, skipped};
 use serde_json::Value;
 
@@ -116,7 +116,7 @@ impl Node {
     }
 
     fn text(folder: &Path, policies: &str) -> String {
-        format!("[audit]\npath = \"{}\"\n{policies}", folder.join("audit.jsonl").display())
+        format!("[http]\nlisten = \"off\"\n[audit]\npath = \"{}\"\n{policies}", folder.join("audit.jsonl").display())
     }
 
     fn said(&self) -> String {
@@ -168,68 +168,13 @@ impl Drop for Node {
     }
 }
 
-/// A shell that waits for the output of a command, which has put a helper into a session of its own and
-/// ends when it is told to.
-struct Hang {
-    shell: Child,
-    helper: i32,
-    name: String,
-    folder: tempfile::TempDir,
-}
-
-impl Hang {
-    /// With a helper of this name, of which there is no other on the machine.
-    fn new(name: &str) -> Hang {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| -> PathBuf { folder.path().join(name) };
-        fs::copy("/bin/sleep", at(name)).unwrap();
-        nix::unistd::mkfifo(&at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let command = format!("setsid ./{name} 600 & echo $! >helper.new; mv helper.new helper; read line <go\n");
-        fs::write(at("command"), command).unwrap();
-        let shell = Command::new("sh").args(["-c", "output=$(sh command)"]).current_dir(folder.path()).spawn().unwrap();
-        let helper = || fs::read_to_string(at("helper")).ok()?.trim().parse().ok();
-        let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == name);
-        assert!(Deadline::patient().until(|| helper().is_some_and(runs)), "the helper does not start");
-        let helper = helper().unwrap();
-        Hang { shell, helper, name: name.to_owned(), folder }
-    }
-
-    /// The command ends.
-    fn begin(&self) {
-        fs::write(self.folder.path().join("go"), "go\n").unwrap();
-    }
-
-    fn is_over(&mut self) -> bool {
-        self.shell.try_wait().unwrap().is_some()
-    }
-
-    fn helper_lives(&self) -> bool {
-        Stat::read(self.helper).is_ok_and(|stat| stat.comm == self.name && !stat.is_dead())
-    }
-}
-
-impl Drop for Hang {
-    fn drop(&mut self) {
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
-        if self.helper_lives() {
-            let _ = kill(Pid::from_raw(self.helper), Signal::SIGKILL);
-        }
-    }
-}
-
-/// A name for this test's helpers alone, short enough for comm.
-fn name(of: &str) -> String {
-    format!("{of}{}", std::process::id())
-}
-
 #[test]
 fn a_node_ends_what_its_policy_names_and_nobody_who_is_innocent() {
     let (guilty, kept) = (name("g"), name("k"));
     let (mut hang, mut spared) = (Hang::new(&guilty), Hang::new(&kept));
     // In a session of its own, with a reader that started it, and of the same name: but it is the command.
     let mut innocent = Command::new("setsid");
-    let innocent = innocent.arg(hang.folder.path().join(&guilty)).arg("600").stdout(Stdio::piped());
+    let innocent = innocent.arg(hang.folder().join(&guilty)).arg("600").stdout(Stdio::piped());
     let mut innocent = innocent.spawn().unwrap();
     let policies = format!(
         "[[policy]]\nname = \"ours\"\nmatch = {{ comm = \"[gk]{}\" }}\non_withheld = \"end\"\ngrace = 0\nkeep = [\"{kept}\"]\n",
@@ -240,15 +185,15 @@ fn a_node_ends_what_its_policy_names_and_nobody_who_is_innocent() {
         hang.begin();
         spared.begin();
         assert!(Deadline::patient().until(|| hang.is_over()), "the shell waits: {}", node.said());
-        let act = node.wait_for("holder.signalled", hang.helper);
+        let act = node.wait_for("holder.signalled", hang.helper());
         assert_eq!((&act["decision"]["option"], &act["decision"]["action"]), (&"policy ours".into(), &"term".into()));
         assert_eq!(act["evidence"]["verified"]["writes"], true);
         let withheld = node.of("pipe.withheld");
         let its = withheld.iter().find(|record| record["pipe"]["ino"] == act["pipe"]["ino"]).unwrap();
         assert!(its["seq"].as_u64() < act["seq"].as_u64(), "said before it was done");
-        assert_eq!(node.wait_for("holder.ended", hang.helper)["decision"]["reason"], "exited");
+        assert_eq!(node.wait_for("holder.ended", hang.helper())["decision"]["reason"], "exited");
 
-        assert_eq!(node.wait_for("holder.spared", spared.helper)["decision"]["action"], "kept");
+        assert_eq!(node.wait_for("holder.spared", spared.helper())["decision"]["action"], "kept");
         assert!(!spared.is_over() && spared.helper_lives());
         let pid = innocent.id().cast_signed();
         assert!(innocent.try_wait().unwrap().is_none(), "the innocent lives");
@@ -267,14 +212,14 @@ fn a_node_observes_until_a_valid_file_says_otherwise() {
     let mut hang = Hang::new(&name);
     let Some(node) = Node::start("a_node_observes_until_a_valid_file_says_otherwise", "") else { return };
     hang.begin();
-    let record = node.wait_for("holder.spared", hang.helper);
+    let record = node.wait_for("holder.spared", hang.helper());
     assert_eq!((&record["decision"]["action"], &record["decision"]["note"]), (&"none".into(), &"observed".into()));
     node.reload("[[policy]]\ngrase = 1\n", "did you mean grace?; nothing is changed");
     assert!(!hang.is_over() && hang.helper_lives());
     let end = format!("[[policy]]\nmatch = {{ comm = \"{name}\" }}\non_withheld = \"end\"\ngrace = 0\n");
     node.reload(&end, "again: 1 policies");
     assert!(Deadline::patient().until(|| hang.is_over()), "the shell waits: {}", node.said());
-    assert_eq!(node.wait_for("holder.signalled", hang.helper)["decision"]["option"], "policy policy 1");
+    assert_eq!(node.wait_for("holder.signalled", hang.helper())["decision"]["option"], "policy policy 1");
     node.end();
 }
 
@@ -292,7 +237,7 @@ fn beyond_its_limit_a_node_observes_and_says_so() {
     let says = "policy one: limit is reached: observed: ";
     assert!(Deadline::patient().until(|| node.said().contains(says)), "{}", node.said());
     assert!(Deadline::patient().until(|| hangs.iter_mut().any(Hang::is_over)), "{}", node.said());
-    let signalled = hangs.iter().filter(|hang| !node.about("holder.signalled", hang.helper).is_empty()).count();
+    let signalled = hangs.iter().filter(|hang| !node.about("holder.signalled", hang.helper()).is_empty()).count();
     assert_eq!(signalled, 1);
     let one_lives = || hangs.iter().filter(|hang| hang.helper_lives()).count() == 1;
     assert!(Deadline::patient().until(one_lives), "one is ended, and one lives");

@@ -26,4 +26,4 @@ pub use chain::Hash;
 pub use record::{Body, Event, Record, RunId};
 pub use rotate::Rotation;
 pub use sink::{OpenError, Target};
-pub use writer::{ACT_WAIT, Closing, Delivery, Log, Receipt};
+pub use writer::{ACT_WAIT, Aside, Closing, Delivery, Log, Receipt};

@@ -27,6 +27,19 @@ pub const ACT_WAIT: Duration = Duration::from_millis(50);
 /// good, a thousand records of about a kilobyte are what the run can afford to hold.
 pub const QUEUE: usize = 1024;
 
+/// What a log's thread does besides writing.
+pub struct Aside {
+    /// The first of all.
+    pub first: First,
+    /// With each line that was written. It must not wait.
+    pub wrote: Wrote,
+}
+
+/// What is done once.
+pub type First = Box<dyn FnOnce() + Send>;
+/// What is done with each line.
+pub type Wrote = Box<dyn Fn(&[u8]) + Send>;
+
 /// Enough for a record to be serialised in an unoptimised build; only touched pages count.
 const STACK: usize = 256 * 1024;
 
@@ -73,7 +86,7 @@ impl Log {
     ///
     /// As for [`open`](Log::open).
     pub fn open_named(target: &Target, run: RunId, name: Option<String>) -> Result<Log, OpenError> {
-        Log::over(Sink::open(target)?, target, Chain::new(run, host()).named(name))
+        Log::over(Sink::open(target)?, target, Chain::new(run, host()).named(name), None)
     }
 
     /// The same for a file that is put aside before it grows beyond a size: the chain goes on in the next.
@@ -82,13 +95,23 @@ impl Log {
     ///
     /// As for [`open`](Log::open).
     pub fn open_rotated(target: &Target, rotation: Rotation, run: RunId) -> Result<Log, OpenError> {
-        Log::over(Sink::open_rotated(target, rotation)?, target, Chain::new(run, host()))
+        Log::over(Sink::open_rotated(target, rotation)?, target, Chain::new(run, host()), None)
     }
 
-    fn over(sink: Sink, target: &Target, chain: Chain) -> Result<Log, OpenError> {
+    /// The same for a log whose thread has more to do.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Log::open).
+    pub fn open_aside(target: &Target, rotation: Rotation, run: RunId, aside: Aside) -> Result<Log, OpenError> {
+        Log::over(Sink::open_rotated(target, rotation)?, target, Chain::new(run, host()), Some(aside))
+    }
+
+    fn over(sink: Sink, target: &Target, chain: Chain, aside: Option<Aside>) -> Result<Log, OpenError> {
         let run = chain.run();
         let shared = Arc::new(Shared::default());
-        let writer = Writer { chain, sink, shared: Arc::clone(&shared) };
+        let (first, wrote) = aside.map(|aside| (aside.first, aside.wrote)).unzip();
+        let writer = Writer { chain, sink, shared: Arc::clone(&shared), first, wrote };
         start(writer).map_err(|error| OpenError::Thread { target: target.clone(), error })?;
         Ok(Log { run, shared: Some(shared) })
     }
@@ -292,10 +315,15 @@ struct Writer {
     chain: Chain,
     sink: Sink,
     shared: Arc<Shared>,
+    first: Option<First>,
+    wrote: Option<Wrote>,
 }
 
 impl Writer {
     fn run(mut self) {
+        if let Some(first) = self.first.take() {
+            first();
+        }
         while let Some(Job { time, event, slip }) = self.shared.pop() {
             let put = self.write(time, event, &slip);
             self.shared.settle(&slip, put);
@@ -319,6 +347,9 @@ impl Writer {
         let put = self.sink.put(line);
         if put == Put::Whole {
             self.chain.advance(hash);
+            if let Some(wrote) = &self.wrote {
+                wrote(line);
+            }
         }
         put
     }

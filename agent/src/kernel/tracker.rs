@@ -112,11 +112,33 @@ impl Losses {
         Some((worst.1, all.iter().map(|(number, _)| number).sum()))
     }
 
+    /// Each kind of loss in a word, the worst first, and how much of it there was.
+    #[must_use]
+    pub fn kinds(&self) -> [(&'static str, u64); 6] {
+        [
+            ("descriptors", self.slots),
+            ("processes", self.processes),
+            ("skipped", self.skipped),
+            ("unsure", self.unsure),
+            ("unsettled", self.unsettled),
+            ("events", self.events),
+        ]
+    }
+
     /// Whether since `before` something had no room, which another look cannot mend.
     #[must_use]
     pub fn does_not_fit(&self, before: &Losses) -> bool {
         self.slots > before.slots || self.processes > before.processes
     }
+}
+
+/// How much the programs ran. The kernel counts only while `kernel.bpf_stats_enabled` is 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTime {
+    /// How often.
+    pub runs: u64,
+    /// For how long in all.
+    pub time: Duration,
 }
 
 /// Iterators that seed the map.
@@ -293,6 +315,16 @@ impl Tracker {
             unsettled: self.counter(counter::UNSETTLED),
             skipped: 0,
         }
+    }
+
+    /// How much its programs ran so far.
+    #[must_use]
+    pub fn run_time(&self) -> RunTime {
+        let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
+        infos.fold(RunTime::default(), |all, info| RunTime {
+            runs: all.runs + info.run_count(),
+            time: all.time + info.run_time(),
+        })
     }
 
     /// How full the maps are.

@@ -9,6 +9,8 @@ use nix::unistd::Group;
 
 use crate::audit::Target;
 use crate::config::{ConfigError, Source, Table, Value};
+use crate::kernel::object::Sizes;
+use crate::kernel::room;
 use crate::ownership::keep::Keep;
 use crate::value;
 
@@ -23,6 +25,8 @@ pub struct Config {
     pub http: Http,
     /// Where audit records go.
     pub audit: Audit,
+    /// How much room the tracker's maps have.
+    pub map: Sizes,
     /// What is done about withheld pipes: the first policy that matches a holder decides about it.
     pub policies: Vec<Policy>,
 }
@@ -166,6 +170,7 @@ impl Default for Config {
                 max_size: 64 * MIB,
                 files: 8,
             },
+            map: Sizes::NODE,
             policies: Vec::new(),
         }
     }
@@ -222,6 +227,9 @@ fn read(mut table: Table<'_>) -> Read<Config> {
     }
     if let Some(own) = table.take("audit") {
         audit(own.table("[audit]")?, &mut config.audit)?;
+    }
+    if let Some(own) = table.take("map") {
+        map(own.table("[map]")?, &mut config.map)?;
     }
     if let Some(policies) = table.take("policy") {
         for (index, own) in policies.tables("[[policy]] with keys below it")?.into_iter().enumerate() {
@@ -301,6 +309,27 @@ fn audit(mut table: Table<'_>, audit: &mut Audit) -> Read<()> {
     }
     if let Some(value) = table.take("files") {
         audit.files = number(&value, 1..=999)?;
+    }
+    table.done()
+}
+
+fn map(mut table: Table<'_>, sizes: &mut Sizes) -> Read<()> {
+    if let Some(value) = table.take("processes") {
+        sizes.processes = number(&value, 1024..=room::MOST)?;
+    }
+    if let Some(value) = table.take("descriptors") {
+        sizes.slots = number(&value, 1024..=room::MOST)?;
+        sizes.holders = sizes.holders.min(sizes.slots).max(sizes.slots / 8);
+    }
+    if let Some(value) = table.take("event_bytes") {
+        sizes.event_bytes = value.parsed(|text| {
+            let fits = |bytes: &u32| bytes.is_power_of_two() && (4096..=64 << 20).contains(bytes);
+            let bytes = value::size(text)?;
+            u32::try_from(bytes)
+                .ok()
+                .filter(fits)
+                .ok_or_else(|| "use a power of two from \"4KiB\" to \"64MiB\"".to_owned())
+        })?;
     }
     table.done()
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,16 +14,21 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::attribution::Attribution;
 use super::config::Config;
+use super::http::gate::Token;
+use super::http::{Board, Limits, Listener, NoListener};
 use super::journal::Journal;
 use super::live::{Live, NoTracker};
+use super::metrics::Metrics;
 use super::policy::Policies;
-use crate::audit::{Log, OpenError, Rotation, RunId};
+use crate::audit::{Aside, Log, OpenError, Rotation, RunId};
 use crate::config::ConfigError;
 use crate::pipe::PipeId;
 
 mod cases;
+mod view;
 
 use cases::{Case, State};
+use view::Known;
 
 /// Why a node could not begin, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,12 @@ pub enum NodeError {
     /// The audit log cannot be had.
     #[error("node: {0}")]
     Audit(#[from] OpenError),
+    /// It cannot listen.
+    #[error("node: {0}")]
+    Listen(#[from] NoListener),
+    /// There is no token to compare with.
+    #[error("node: {0}")]
+    Token(String),
     /// There is no tracker.
     #[error("node: {0}")]
     Tracker(#[from] NoTracker),
@@ -46,6 +58,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(1);
 /// Records that are taken in before anything else is looked at.
 const BATCH: usize = 4096;
+/// How often the programs' run time is asked for, which takes a call for each.
+const RUN_TIME: Duration = Duration::from_secs(5);
+
 /// A node at work.
 struct Node {
     file: Option<PathBuf>,
@@ -56,6 +71,17 @@ struct Node {
     cases: HashMap<PipeId, Case>,
     pipefs: u64,
     started: Instant,
+    metrics: Metrics,
+    board: Arc<Board>,
+    /// Whether anybody can read the board.
+    serves: bool,
+    known: Known,
+    /// The file of the token that requests must show.
+    token: Option<PathBuf>,
+    /// Why the last look came to nothing.
+    blind: Option<String>,
+    /// When the programs' run time was asked for last.
+    asked: Option<Instant>,
     say: fn(&dyn std::fmt::Display),
 }
 
@@ -70,17 +96,30 @@ struct Node {
 pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(), NodeError> {
     let config = file.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     let signals = signals()?;
-    let rotation = Rotation { max_size: config.audit.max_size, files: config.audit.files };
+    // What may be wrong with the configuration is found out before the machine pays for a tracker.
+    let listener = config.http.listen.map(Listener::bind).transpose()?;
+    let token = config.http.token_file.as_deref().map(Token::read).transpose().map_err(NodeError::Token)?;
     if let crate::audit::Target::Path(path) = &config.audit.target
         && let Some(folder) = path.parent()
     {
         let _ = std::fs::create_dir_all(folder); // what is wrong with it is said by the open
     }
-    let log = Log::open_rotated(&config.audit.target, rotation, RunId::new())?;
     let started = Instant::now();
-    let live = Live::attach()?;
+    let live = Live::attach(config.map)?;
+    let (metrics, registry) = Metrics::new(live.rung());
+    let board = Arc::new(Board::new(registry, token));
+    // Threads only from here on: the tracker's self-test forks.
+    let rotation = Rotation { max_size: config.audit.max_size, files: config.audit.files };
+    let log = Log::open_aside(&config.audit.target, rotation, RunId::new(), aside(&board))?;
+    let here = listener.as_ref().map(Listener::here);
+    if let Some(listener) = listener {
+        listener.serve(Arc::clone(&board), Limits::default(), || ())?;
+    }
     let said = file.as_ref().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
     say(&format_args!("node: watching by {}, with {} policies of {said}", live.rung(), config.policies.len()));
+    if let Some(here) = here {
+        say(&format_args!("node: http://{here}/metrics"));
+    }
     let journal = Journal::begin(log, live.rung(), said, started.elapsed());
     let mut node = Node {
         file,
@@ -91,11 +130,24 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
         cases: HashMap::new(),
         pipefs: pipefs()?,
         started,
+        metrics,
+        board,
+        serves: here.is_some(),
+        known: Known::new(),
+        token: config.http.token_file,
+        blind: None,
+        asked: None,
         say,
     };
     let outcome = node.watch(&signals);
     node.journal.finish(node.started.elapsed());
     Ok(outcome?)
+}
+
+/// Who listens by HTTP hears of records, too.
+fn aside(board: &Arc<Board>) -> Aside {
+    let board = Arc::clone(board);
+    Aside { first: Box::new(|| ()), wrote: Box::new(move |line| board.wrote(line)) }
 }
 
 /// SIGTERM, SIGINT and SIGHUP come by a descriptor from here on.
@@ -118,7 +170,8 @@ impl Node {
     fn watch(&mut self, signals: &SignalFd) -> io::Result<()> {
         let mut next_look = Instant::now();
         loop {
-            let more = self.live.take_in(BATCH);
+            self.board.turned();
+            let more = self.live.take_in(BATCH, &self.metrics);
             while let Some(signal) = signals.read_signal()? {
                 if signal.ssi_signo == libc::SIGHUP.cast_unsigned() {
                     self.reload();
@@ -128,10 +181,9 @@ impl Node {
             }
             let now = Instant::now();
             if now >= next_look {
-                if let Some((why, missed)) = self.live.mend()? {
-                    self.journal.reseeded(why, missed);
-                }
-                self.look()?;
+                let looked = self.mend().and_then(|()| self.look());
+                self.looked(looked);
+                self.publish();
                 let at_work = self.live.has_candidates() || !self.cases.is_empty();
                 next_look = now + if at_work { LOOK } else { IDLE };
             }
@@ -142,6 +194,36 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Makes up for what was lost, where something was.
+    fn mend(&mut self) -> io::Result<()> {
+        if let Some(mended) = self.live.mend()? {
+            self.journal.reseeded(mended.why, mended.missed);
+            self.metrics.reseeded(mended.kind);
+            if mended.full {
+                let why = mended.why;
+                (self.say)(&format_args!("node: {why}: what has no room is not seen; give [map] more, and restart"));
+            }
+        }
+        let now = Instant::now();
+        if self.asked.is_none_or(|asked| now.duration_since(asked) >= RUN_TIME) {
+            self.asked = Some(now);
+            self.metrics.ran(self.live.run_time());
+        }
+        Ok(())
+    }
+
+    /// A look that comes to nothing is no end: the next may come to something.
+    fn looked(&mut self, looked: io::Result<()>) {
+        let error = looked.err().map(|error| error.to_string());
+        if let Some(error) = &error {
+            self.metrics.failed_looks.inc();
+            if self.blind.is_none() {
+                (self.say)(&format_args!("node: a look came to nothing: {error}; the next is tried all the same"));
+            }
+        }
+        self.blind = error;
     }
 
     /// Until something happens, or it is time to look.
@@ -171,8 +253,18 @@ impl Node {
                     holder.state = State::New;
                 }
                 (self.say)(&format_args!("node: read {} again: {number} policies", file.display()));
+                self.read_token();
             }
             Err(error) => (self.say)(&format_args!("{error}; nothing is changed")),
+        }
+    }
+
+    /// Reads the token's file again. One that cannot be read changes nothing.
+    fn read_token(&self) {
+        let Some(file) = &self.token else { return };
+        match Token::read(file) {
+            Ok(token) => self.board.expect(Some(token)),
+            Err(error) => (self.say)(&format_args!("node: {error}; the token stays as it was")),
         }
     }
 }

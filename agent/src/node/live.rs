@@ -5,13 +5,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::withheld::{Commands, Withheld};
+use nix::time::{ClockId, clock_gettime};
+
+use super::backoff::Backoff;
+use super::health::Room;
+use super::metrics::Metrics;
+use super::withheld::{Commands, Row, Withheld};
 use crate::kernel::lock::{self, Carrier, TrackerLock};
 use crate::kernel::object::{LoadError, Scope, Sizes};
+use crate::kernel::record::Record;
 use crate::kernel::rung::Rung;
 use crate::kernel::self_test::{self, SelfTestError};
-use crate::kernel::tracker::{Losses, Reader, Tracker};
+use crate::kernel::tracker::{Losses, Reader, RunTime, Tracker};
 use crate::pipe::PipeId;
+use crate::process::stat::Stat;
 
 mod descent;
 mod holders;
@@ -43,9 +50,47 @@ pub struct Live {
     commands: Commands,
     /// Pipes whose holders are in the map's index, and since when their commands were seen to have ended.
     watched: HashMap<PipeId, Instant>,
+    /// Whether there are such pipes whose holders before that nobody has looked for yet.
+    unsought: bool,
+    /// Who held them at the last look.
+    rows: Vec<Row>,
+    /// What had been lost when everything was read anew last.
     losses: Losses,
+    /// When it may be again.
+    again: Again,
     _lock: TrackerLock,
 }
+
+/// When everything may be read anew after a loss. It takes a while, and helps nobody who loses faster than that.
+struct Again {
+    /// After losses that it makes up for.
+    lost: Backoff,
+    /// After those that it does not: there is no room.
+    full: Backoff,
+}
+
+impl Again {
+    fn new() -> Again {
+        let first = Duration::from_millis(250);
+        Again { lost: Backoff::new(first, Duration::from_secs(4)), full: Backoff::new(first, Duration::from_secs(60)) }
+    }
+}
+
+/// Everything was read anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// The worst of what had been lost, in a sentence.
+    pub why: &'static str,
+    /// The same in a word.
+    pub kind: &'static str,
+    /// How much of all kinds.
+    pub missed: u64,
+    /// Whether it is a lack of room, and the first time since there was enough.
+    pub full: bool,
+}
+
+/// How many records are taken in between two looks at the clock.
+const CLOCK: usize = 64;
 
 impl Live {
     /// Takes the machine's lock, attaches the best rung that there is to all processes, tests it and
@@ -54,7 +99,7 @@ impl Live {
     /// # Errors
     ///
     /// [`NoTracker`].
-    pub fn attach() -> Result<Live, NoTracker> {
+    pub fn attach(sizes: Sizes) -> Result<Live, NoTracker> {
         let Some(lock) = TrackerLock::take(&lock::path(), "node").map_err(NoTracker::Lock)? else {
             return Err(NoTracker::Carried(match lock::carrier(&lock::path()) {
                 Ok(Carrier::Process { pid, role }) => format!("{role} (pid {pid})"),
@@ -63,10 +108,20 @@ impl Live {
         };
         let mut last = None;
         for rung in Rung::ALL {
-            match tested(rung) {
+            match tested(rung, sizes) {
                 Ok((tracker, reader)) => {
-                    let (commands, losses) = (Commands::default(), tracker.losses());
-                    let mut live = Live { tracker, reader, commands, watched: HashMap::new(), losses, _lock: lock };
+                    let losses = tracker.losses();
+                    let mut live = Live {
+                        tracker,
+                        reader,
+                        commands: Commands::default(),
+                        watched: HashMap::new(),
+                        unsought: false,
+                        rows: Vec::new(),
+                        losses,
+                        again: Again::new(),
+                        _lock: lock,
+                    };
                     live.reseed().map_err(NoTracker::Seed)?;
                     return Ok(live);
                 }
@@ -89,25 +144,90 @@ impl Live {
     }
 
     /// Takes in what happened, at most so many records. Whether there may be more.
-    pub fn take_in(&mut self, most: usize) -> bool {
-        for _ in 0..most {
+    pub fn take_in(&mut self, most: usize, metrics: &Metrics) -> bool {
+        let mut now = Duration::ZERO;
+        for number in 0..most {
             let Some(record) = self.reader.next_record() else { return false };
+            if number % CLOCK == 0 {
+                now = monotonic();
+            }
+            metrics.took_in_after(now.saturating_sub(Duration::from_nanos(record.event().time_ns)));
+            if let Record::Escape(escape) = &record
+                && escape.count > 0
+            {
+                metrics.escapes.inc();
+            }
             self.record(&record);
         }
         true
     }
 
-    /// What was lost since this was asked last: then everything was read anew.
+    /// Reads everything anew where something was lost since that was done last, unless it was done too often of late.
     ///
     /// # Errors
     ///
     /// When it could not be.
-    pub fn mend(&mut self) -> io::Result<Option<(&'static str, u64)>> {
-        let lost = self.tracker.losses().since(&self.losses);
-        if lost.is_some() {
-            self.reseed()?;
+    pub fn mend(&mut self) -> io::Result<Option<Mended>> {
+        let (losses, now) = (self.tracker.losses(), Instant::now());
+        let Some((why, missed)) = losses.since(&self.losses) else {
+            self.again.lost.well(now);
+            self.again.full.well(now);
+            return Ok(None);
+        };
+        let no_room = losses.does_not_fit(&self.losses);
+        let again = if no_room { &mut self.again.full } else { &mut self.again.lost };
+        if !again.is_due(now) {
+            return Ok(None);
         }
-        Ok(lost)
+        let first = again.tried(now);
+        let before = self.losses.kinds();
+        let worst = losses.kinds().into_iter().zip(before).find(|((_, now), (_, before))| now > before);
+        let kind = worst.map_or("events", |((kind, _), _)| kind);
+        self.reseed()?;
+        Ok(Some(Mended { why, kind, missed, full: no_room && first }))
+    }
+
+    /// What was lost and is not made up for yet.
+    #[must_use]
+    pub fn unmended(&self) -> Option<(&'static str, u64)> {
+        self.tracker.losses().since(&self.losses)
+    }
+
+    /// What was lost so far.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.tracker.losses()
+    }
+
+    /// How much the programs ran so far.
+    #[must_use]
+    pub fn run_time(&self) -> RunTime {
+        self.tracker.run_time()
+    }
+
+    /// How full the maps are.
+    #[must_use]
+    pub fn rooms(&self) -> [Room; 4] {
+        let (fill, sizes) = (self.tracker.fill(), self.tracker.sizes());
+        let room = |map, entries, capacity: u32| Room { map, entries, capacity: u64::from(capacity) };
+        [
+            room("processes", fill.processes, sizes.processes),
+            room("tables", fill.tables, sizes.processes),
+            room("descriptors", fill.slots, sizes.slots),
+            room("watched", self.watched.len() as u64, sizes.watched),
+        ]
+    }
+
+    /// How many commands are followed.
+    #[must_use]
+    pub fn commands(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Who held the pipes that could be withheld at the last look, and how long ago their commands were seen to
+    /// have ended.
+    pub fn watched(&self) -> impl Iterator<Item = (&Row, Duration)> {
+        self.rows.iter().filter_map(|row| Some((row, self.watched.get(&row.pipe)?.elapsed())))
     }
 
     /// Whether there is anything that could be withheld.
@@ -128,20 +248,20 @@ impl Live {
             self.tracker.forget(*pipe);
         }
         self.watched.retain(|pipe, _| candidates.contains(pipe));
-        let mut others = false;
         for pipe in &candidates {
             if !self.watched.contains_key(pipe) {
                 self.tracker.watch(*pipe).map_err(io::Error::other)?;
                 self.watched.insert(*pipe, now);
-                others = true;
+                self.unsought = true;
             }
         }
-        if others {
+        if self.unsought {
             // Who holds them already is found by a pass over everything.
             self.tracker.seed(None).map_err(io::Error::other)?;
+            self.unsought = false;
         }
-        let rows = if candidates.is_empty() { Vec::new() } else { self.rows()? };
-        let found = self.commands.judge(&rows);
+        self.rows = if candidates.is_empty() { Vec::new() } else { self.rows()? };
+        let found = self.commands.judge(&self.rows);
         let since = |pipe: &PipeId| self.watched.get(pipe).map_or(Duration::ZERO, |since| now.duration_since(*since));
         Ok(found.into_iter().map(|found| (since(&found.pipe), found)).map(|(since, found)| (found, since)).collect())
     }
@@ -159,16 +279,28 @@ impl Live {
         self.tracker.seed(None).map_err(io::Error::other)?;
         let mut processes = self.tracker.processes().map_err(io::Error::other)?;
         processes.sort_unstable_by_key(|(pid, process)| (process.start_boot_ns, *pid));
+        // Its end may be among what was lost: it has no descriptors any more, and nobody has waited for it yet.
+        processes.retain(|(pid, process)| process.files != 0 || !is_zombie(pid.cast_signed()));
         self.commands.resync(&processes.iter().map(|(pid, _)| pid.cast_signed()).collect());
-        for (pid, _) in processes {
-            self.ran(pid);
+        for (pid, process) in processes {
+            self.ran(pid, process);
         }
         Ok(())
     }
 }
 
-fn tested(rung: Rung) -> Result<(Tracker, Reader), NoTracker> {
-    let mut tracker = Tracker::attach(rung, Scope::All, Sizes::NODE)?;
+/// Whether a process has ended, and its parent does not know yet. One whose first thread alone has ended lives.
+fn is_zombie(pid: i32) -> bool {
+    Stat::read(pid).is_ok_and(|stat| stat.is_dead())
+}
+
+/// The clock of the programs.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+fn tested(rung: Rung, sizes: Sizes) -> Result<(Tracker, Reader), NoTracker> {
+    let mut tracker = Tracker::attach(rung, Scope::All, sizes)?;
     self_test::of_tracker(&mut tracker)?;
     let reader = tracker.take_reader().ok_or_else(|| LoadError::Stale("events".to_owned()))?;
     Ok((tracker, reader))

@@ -8,14 +8,20 @@
 //! - [`live`]: the tracker, and what it feeds to those.
 //! - [`daemon`]: the node itself.
 //! - [`journal`]: its audit records.
+//! - [`http`]: what it tells whoever asks; [`metrics`]: what it counts; [`health`]: why it is not to be relied on.
+//! - [`backoff`]: how soon something is tried again.
 //! - [`replay`]: what policies would have done, over an audit log.
 
 pub mod attribution;
+pub mod backoff;
 pub mod config;
 pub mod daemon;
+pub mod health;
+pub mod http;
 pub mod identity;
 pub mod journal;
 pub mod live;
+pub mod metrics;
 pub mod policy;
 pub mod replay;
 pub mod withheld;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::super::journal;
+use super::super::metrics::{Outcome, reason};
 use super::super::policy::{Subject, Verdict};
 use super::super::withheld::Withheld;
 use super::Node;
@@ -85,10 +86,14 @@ impl Node {
     }
 
     fn open(&mut self, found: &Withheld, since: Duration) -> Case {
-        let kind = if found.pipe.dev == self.pipefs { PipeKind::Pipe } else { PipeKind::Fifo };
-        let pipe = Pipe { id: found.pipe, kind };
+        let pipe = Pipe { id: found.pipe, kind: self.kind(found.pipe) };
+        self.metrics.withheld.inc();
         self.journal.withheld(pipe, found, since);
         Case { pipe, since: self.started.elapsed().saturating_sub(since), holders: HashMap::new() }
+    }
+
+    pub(super) fn kind(&self, pipe: PipeId) -> PipeKind {
+        if pipe.dev == self.pipefs { PipeKind::Pipe } else { PipeKind::Fifo }
     }
 
     /// Who is no holder any more.
@@ -160,6 +165,9 @@ impl Node {
                 Verdict::End => {
                     let name = name.clone().unwrap_or_default();
                     let signalled = self.act(case.pipe, id, &description, &name, keep, Signal::SIGTERM);
+                    if signalled {
+                        self.metrics.acted_after(self.started.elapsed().saturating_sub(case.since));
+                    }
                     holder.state = if signalled {
                         State::Signalled { policy: name, at: Instant::now(), killed: false }
                     } else {
@@ -185,12 +193,20 @@ impl Node {
         let ground = Ground::Policy { policy: policy.to_owned(), pipe, seen };
         let warrant = Warrant { id, relation: Relation::Lineage, ground, description, signal };
         let authority = Authority { root: nix::unistd::getpid().as_raw(), keep, foreign: false, node: true };
-        match act::signal(&warrant, &authority, &mut self.journal) {
-            Ok(verdict) => verdict == act::Verdict::Signalled,
+        let (signalled, outcome) = match act::signal(&warrant, &authority, &mut self.journal) {
+            Ok(act::Verdict::Signalled) if signal == Signal::SIGKILL => (true, Outcome::Kill),
+            Ok(act::Verdict::Signalled) => (true, Outcome::Term),
+            Ok(act::Verdict::Gone) => (false, Outcome::Gone),
+            Ok(act::Verdict::Refused(refusal)) => {
+                self.metrics.refused(reason(refusal));
+                (false, Outcome::Refused)
+            }
             Err(error) => {
                 (self.say)(&format_args!("node: {} ({}): {error}", description.comm, id.pid));
-                false
+                (false, Outcome::Failed)
             }
-        }
+        };
+        self.metrics.act(outcome);
+        signalled
     }
 }

@@ -1,11 +1,11 @@
 //! What happened, as commands, their lineages and their starters.
 
-use pipewarden_common::event::{OTHER_UNKNOWN, kind};
+use pipewarden_common::event::{Exec, OTHER_UNKNOWN, kind};
 use pipewarden_common::live_map::Process;
 
 use super::super::withheld::Seen;
 use super::Live;
-use crate::kernel::record::{Record, end_of, pipe_of};
+use crate::kernel::record::{Record, end_of, outputs_of, pipe_of};
 use crate::process::stat::Stat;
 
 /// The most generations that are looked up.
@@ -16,9 +16,11 @@ impl Live {
     pub(super) fn record(&mut self, record: &Record) {
         let event = record.event();
         let pid = event.pid.cast_signed();
+        if let Record::Exec(exec) = record {
+            return self.executed(exec);
+        }
         match event.kind {
             kind::FORK => self.commands.forked(pid, event.other.cast_signed()),
-            kind::EXEC => self.ran(event.pid),
             kind::EXIT => {
                 self.commands.moved(pid, event.pgid.cast_signed());
                 self.commands.exited(pid);
@@ -35,14 +37,30 @@ impl Live {
         }
     }
 
-    /// A process ran a program.
-    pub(super) fn ran(&mut self, pid: u32) {
-        let Some(process) = self.tracker.process(pid) else { return };
+    /// A process ran a program, some time ago: what it has now is what it was started with.
+    pub(super) fn ran(&mut self, pid: u32, process: Process) {
         let seen = self.seen(pid, &process);
         if !seen.outputs.is_empty() {
             let ancestors = self.ancestors(pid, process);
             self.commands.ran(&seen, &ancestors);
         }
+    }
+
+    /// A process runs a program. It may be gone by now, and with it what the map had of it: what it was started
+    /// with is what the record says.
+    fn executed(&mut self, exec: &Exec) {
+        let mut outputs: Vec<_> = outputs_of(exec).map(|(_, pipe)| pipe).collect();
+        outputs.dedup();
+        if outputs.is_empty() {
+            return;
+        }
+        let event = &exec.event;
+        let (pid, pgid) = (event.pid.cast_signed(), event.pgid.cast_signed());
+        let seen = Seen { pid, pgid, cgroup: exec.cgroup, outputs };
+        let told = Process { start_boot_ns: event.start_boot_ns, parent: event.parent, ..Process::default() };
+        let process = self.tracker.process(event.pid).filter(|process| process.start_boot_ns == event.start_boot_ns);
+        let ancestors = self.ancestors(event.pid, process.unwrap_or(told));
+        self.commands.ran(&seen, &ancestors);
     }
 
     fn seen(&self, pid: u32, process: &Process) -> Seen {
