@@ -20,6 +20,7 @@ use super::journal::Journal;
 use super::live::{Live, NoTracker};
 use super::metrics::Metrics;
 use super::policy::Policies;
+use super::socket::{self, Attendant};
 use crate::audit::{Aside, Log, OpenError, Rotation, RunId};
 use crate::config::ConfigError;
 use crate::pipe::PipeId;
@@ -65,6 +66,7 @@ const RUN_TIME: Duration = Duration::from_secs(5);
 struct Node {
     file: Option<PathBuf>,
     live: Live,
+    attendant: Attendant,
     policies: Policies,
     attribution: Attribution,
     journal: Journal,
@@ -115,6 +117,7 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
     if let Some(listener) = listener {
         listener.serve(Arc::clone(&board), Limits::default(), || ())?;
     }
+    let attendant = Attendant::start(socket::Listener::open(&config.socket)?, live.rung())?;
     let said = file.as_ref().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
     say(&format_args!("node: watching by {}, with {} policies of {said}", live.rung(), config.policies.len()));
     if let Some(here) = here {
@@ -124,6 +127,7 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
     let mut node = Node {
         file,
         live,
+        attendant,
         policies: Policies::new(config.policies),
         attribution: Attribution::default(),
         journal,
@@ -172,6 +176,7 @@ impl Node {
         loop {
             self.board.turned();
             let more = self.live.take_in(BATCH, &self.metrics);
+            self.attendant.attend(&mut self.live);
             while let Some(signal) = signals.read_signal()? {
                 if signal.ssi_signo == libc::SIGHUP.cast_unsigned() {
                     self.reload();
@@ -200,6 +205,7 @@ impl Node {
     fn mend(&mut self) -> io::Result<()> {
         if let Some(mended) = self.live.mend()? {
             self.journal.reseeded(mended.why, mended.missed);
+            self.attendant.lost(mended.why, mended.missed);
             self.metrics.reseeded(mended.kind);
             if mended.full {
                 let why = mended.why;
@@ -228,9 +234,11 @@ impl Node {
 
     /// Until something happens, or it is time to look.
     fn wait(&self, signals: &SignalFd, until: Instant) -> io::Result<()> {
+        let until = self.attendant.due(&self.live).map_or(until, |due| due.min(until));
         // Up to the next millisecond, so that the wait is never one too few.
         let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let mut fds = [self.live.fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let fds = [self.live.fd(), signals.as_fd(), self.attendant.fd()];
+        let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),

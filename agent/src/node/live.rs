@@ -22,6 +22,9 @@ use crate::process::stat::Stat;
 
 mod descent;
 mod holders;
+mod sought;
+
+pub use sought::{Fled, Holding, News, Part};
 
 /// Why there is no tracker.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,8 @@ pub struct Live {
     losses: Losses,
     /// When it may be again.
     again: Again,
+    /// Pipes that others ask about.
+    sought: sought::Sought,
     _lock: TrackerLock,
 }
 
@@ -120,6 +125,7 @@ impl Live {
                         rows: Vec::new(),
                         losses,
                         again: Again::new(),
+                        sought: sought::Sought::default(),
                         _lock: lock,
                     };
                     live.reseed().map_err(NoTracker::Seed)?;
@@ -158,6 +164,7 @@ impl Live {
                 metrics.escapes.inc();
             }
             self.record(&record);
+            self.hear(&record);
         }
         true
     }
@@ -244,7 +251,8 @@ impl Live {
     pub fn withheld(&mut self) -> io::Result<Vec<(Withheld, Duration)>> {
         let now = Instant::now();
         let candidates: HashSet<PipeId> = self.commands.candidates().into_iter().collect();
-        for pipe in self.watched.keys().filter(|pipe| !candidates.contains(pipe)) {
+        let needed = |pipe: &PipeId| candidates.contains(pipe) || self.sought.contains(*pipe);
+        for pipe in self.watched.keys().filter(|pipe| !needed(pipe)) {
             self.tracker.forget(*pipe);
         }
         self.watched.retain(|pipe, _| candidates.contains(pipe));

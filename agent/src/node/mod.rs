@@ -11,6 +11,7 @@
 //! - [`http`]: what it tells whoever asks; [`metrics`]: what it counts; [`health`]: why it is not to be relied on.
 //! - [`backoff`]: how soon something is tried again.
 //! - [`replay`]: what policies would have done, over an audit log.
+//! - [`socket`]: where supervisors without privileges ask who holds their pipes.
 
 pub mod attribution;
 pub mod backoff;
@@ -24,4 +25,5 @@ pub mod live;
 pub mod metrics;
 pub mod policy;
 pub mod replay;
+pub mod socket;
 pub mod withheld;

@@ -13,6 +13,9 @@ use crate::pipe::{End, PipeId, ProcessId};
 /// A writer that is of no lineage: it stands for somebody who is not known.
 const SOMEBODY: Writer = Writer { id: ProcessId { pid: 0, start_ticks: 0 }, pgid: 0, cgroup: 0 };
 
+/// By table: its processes, each with a thread of it.
+type Users = HashMap<u64, Vec<(u32, u32)>>;
+
 impl Live {
     /// Everybody who holds a watched pipe.
     pub(super) fn rows(&mut self) -> io::Result<Vec<Row>> {
@@ -24,14 +27,15 @@ impl Live {
             let empty = || (Row { pipe, writers: Vec::new(), readers: Vec::new() }, HashSet::new());
             let (row, files) = rows.entry(pipe).or_insert_with(empty);
             let table = self.tracker.table(key.files);
-            let users = shared.get(&key.files).cloned().or_else(|| Some(vec![table?.pid])).unwrap_or_default();
+            let users = shared.get(&key.files).cloned().or_else(|| table.map(|table| vec![(table.pid, table.tid)]));
+            let users = users.unwrap_or_default();
             if end.writes() {
                 files.insert(slot.held.file);
                 if users.is_empty() {
                     row.writers.push(SOMEBODY);
                 }
             }
-            for pid in users {
+            for (pid, _) in users {
                 if end.writes() {
                     row.writers.push(self.tracker.process(pid).map_or(SOMEBODY, |process| writer(pid, &process)));
                 }
@@ -50,18 +54,18 @@ impl Live {
     }
 
     /// The processes of tables that several processes have: the map knows one of them, an iterator all.
-    fn users_of_shared_tables(&mut self, slots: &[(SlotKey, Slot)]) -> io::Result<HashMap<u64, Vec<u32>>> {
+    pub(super) fn users_of_shared_tables(&mut self, slots: &[(SlotKey, Slot)]) -> io::Result<Users> {
         let is_shared = |files: &u64| self.tracker.table(*files).is_some_and(|table| table.shared == 1);
         let tables = slots.iter().map(|(key, _)| key.files).filter(is_shared);
-        let mut users: HashMap<u64, Vec<u32>> = tables.map(|files| (files, Vec::new())).collect();
+        let mut users: Users = tables.map(|files| (files, Vec::new())).collect();
         if users.is_empty() {
             return Ok(users);
         }
         for task in self.tracker.tasks().map_err(io::Error::other)? {
             if let Some(users) = users.get_mut(&task.files)
-                && !users.contains(&task.pid)
+                && users.iter().all(|(known, _)| *known != task.pid)
             {
-                users.push(task.pid);
+                users.push((task.pid, task.tid));
             }
         }
         Ok(users)

@@ -68,6 +68,9 @@ impl<T> Lines<T> {
         let mut line: Vec<u8> = self.bytes.drain(..=newline).collect();
         line.pop();
         self.looked = 0;
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new(); // a long line does not keep its room
+        }
         let mut passed = Vec::new();
         while self.passed.front().is_some_and(|(at, _)| *at <= newline) {
             passed.extend(self.passed.pop_front().map(|(_, passed)| passed));
@@ -76,6 +79,12 @@ impl<T> Lines<T> {
             *at -= newline + 1;
         }
         Ok(Some(Line { bytes: line, passed }))
+    }
+
+    /// Whether there is a whole line, or one too long.
+    #[must_use]
+    pub fn has_line(&self) -> bool {
+        self.bytes.len() >= LONGEST || memchr::memchr(b'\n', &self.bytes[self.looked..]).is_some()
     }
 
     /// How many bytes wait for the end of their line.
