@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::binaries::{UNDER_TEST, binary};
 use crate::deadline::Deadline;
 use crate::kernel;
+use crate::run::copied;
 use crate::stage::Stage;
 use crate::terminal::{Guest, Screen, Terminal};
 
@@ -61,8 +62,11 @@ impl<'a> Session<'a> {
         let wrapper = stage.path("w");
         let run = options.map(|options| format!("{} run {} -- ", binary(UNDER_TEST).display(), options.join(" ")));
         // exec: the shell's job is pipewarden itself, as if its name had been typed.
-        std::fs::write(&wrapper, format!("#!/bin/sh\nexec {}\"$@\"\n", run.unwrap_or_default())).unwrap();
-        std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = stage.path("w.text");
+        std::fs::write(&text, format!("#!/bin/sh\nexec {}\"$@\"\n", run.unwrap_or_default())).unwrap();
+        std::fs::set_permissions(&text, std::fs::Permissions::from_mode(0o755)).unwrap();
+        copied(&text, &wrapper);
+        std::fs::remove_file(text).unwrap();
         let terminal = Terminal::new();
         let mut command = Command::new("bash");
         command.args(["--noprofile", "--norc", "-i"]).current_dir(stage.folder()).env_clear();

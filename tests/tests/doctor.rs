@@ -423,7 +423,7 @@ fn the_one_command_helps() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = folder.path().join("pipewarden");
-    fs::copy(binary(UNDER_TEST), &copy).unwrap();
+    pipewarden_tests::run::copied(&binary(UNDER_TEST), &copy);
     let names = command.split(' ').nth(2).unwrap().strip_suffix("+ep").unwrap();
     let value = file_capabilities(names);
     let path = std::ffi::CString::new(copy.to_str().unwrap()).unwrap();

@@ -60,9 +60,11 @@ fn goes_without(wrapper: &[&str]) {
     stage.release(GATE);
     let ended = run.end();
     assert_eq!(ended.code(), 3, "{}", ended.stderr.text());
-    let report = ended.report();
-    assert_eq!((report.backend.as_str(), report.rung.as_str()), ("proc", "proc"));
-    assert_eq!(log.of("tracker.degraded").len(), 1, "it is not tried again and again");
+    // (On a slow machine the run may have lived for long enough to have come to a live map.)
+    assert_ne!(ended.report().rung, "connector");
+    let mut degraded = log.of("tracker.degraded");
+    degraded.retain(|record| record["detail"]["from"] == "connector");
+    assert_eq!(degraded.len(), 1, "it is not tried again and again: {degraded:?}");
 }
 
 #[test]
