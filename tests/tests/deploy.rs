@@ -62,6 +62,9 @@ fn the_daemonsets_configuration_is_right_and_fits_its_mounts() {
         let folder = path.parent().unwrap();
         assert_eq!(mounted(&resources, "DaemonSet", path), (folder.to_str().unwrap(), true));
     }
+    let cri = config.names.cri.as_ref().unwrap();
+    assert_eq!(mounted(&resources, "DaemonSet", cri), (cri.parent().unwrap().to_str().unwrap(), false));
+    assert!(text("Dockerfile").contains(" --features cri "), "the image asks nobody for names");
     let mounts = container.at("volumeMounts").items();
     assert_eq!(mounts.iter().filter(|mount| !mount.at("readOnly").is_true()).count(), 2);
     assert!(container.at("securityContext.readOnlyRootFilesystem").is_true());

@@ -12,6 +12,7 @@ use super::print::{complain, print};
 use crate::config::ConfigError;
 use crate::node::config::{Config, OnWithheld, PATH};
 use crate::node::daemon;
+use crate::node::names::NOT_IN_THIS_BUILD;
 use crate::node::policy::Policies;
 use crate::node::replay::{Cases, Fate, Outcome, Replay};
 
@@ -150,6 +151,8 @@ fn checked(config: &Config) -> String {
         1 => "1 policy\n".to_owned(),
         number => format!("{number} policies; the first that matches a holder decides\n"),
     };
+    let asks = cfg!(feature = "cri") && config.names.cri.is_some();
+    let why = if cfg!(feature = "cri") { "[names] names nobody to ask" } else { "this build does not ask anybody" };
     for policy in &config.policies {
         let action = match policy.on_withheld {
             OnWithheld::Observe => "observes".to_owned(),
@@ -157,10 +160,13 @@ fn checked(config: &Config) -> String {
         };
         text += &format!("{}: {action}\n", policy.name);
         let unknown = policy.about.told_by_others();
-        if !unknown.is_empty() {
+        if !unknown.is_empty() && !asks {
             let keys = unknown.join(", ");
-            text += &format!("{}: matches nobody: this build does not ask anybody for {keys}\n", policy.name);
+            text += &format!("{}: matches nobody: {why} for {keys}\n", policy.name);
         }
+    }
+    if let (Some(socket), false) = (&config.names.cri, cfg!(feature = "cri")) {
+        let _ = writeln!(text, "[names] cri = \"{}\": {NOT_IN_THIS_BUILD}", socket.display());
     }
     text
 }

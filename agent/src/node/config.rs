@@ -27,6 +27,8 @@ pub struct Config {
     pub audit: Audit,
     /// How much room the tracker's maps have.
     pub map: Sizes,
+    /// Who tells names.
+    pub names: Names,
     /// What is done about withheld pipes: the first policy that matches a holder decides about it.
     pub policies: Vec<Policy>,
 }
@@ -60,6 +62,13 @@ pub struct Audit {
     pub max_size: u64,
     /// How many files that were put aside are kept.
     pub files: u32,
+}
+
+/// `[names]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The socket of a container runtime (CRI); none: nobody is asked.
+    pub cri: Option<PathBuf>,
 }
 
 /// `[[policy]]`.
@@ -171,6 +180,7 @@ impl Default for Config {
                 files: 8,
             },
             map: Sizes::NODE,
+            names: Names::default(),
             policies: Vec::new(),
         }
     }
@@ -205,7 +215,7 @@ impl Match {
         labels.is_empty() && uid.is_none() && globs.iter().all(|glob| glob.is_none())
     }
 
-    /// The keys of what only a container runtime or the API server tells.
+    /// The keys of what only a container runtime tells.
     #[must_use]
     pub fn told_by_others(&self) -> Vec<&'static str> {
         let keys = [
@@ -230,6 +240,9 @@ fn read(mut table: Table<'_>) -> Read<Config> {
     }
     if let Some(own) = table.take("map") {
         map(own.table("[map]")?, &mut config.map)?;
+    }
+    if let Some(own) = table.take("names") {
+        names(own.table("[names]")?, &mut config.names)?;
     }
     if let Some(policies) = table.take("policy") {
         for (index, own) in policies.tables("[[policy]] with keys below it")?.into_iter().enumerate() {
@@ -330,6 +343,21 @@ fn map(mut table: Table<'_>, sizes: &mut Sizes) -> Read<()> {
                 .filter(fits)
                 .ok_or_else(|| "use a power of two from \"4KiB\" to \"64MiB\"".to_owned())
         })?;
+    }
+    table.done()
+}
+
+fn names(mut table: Table<'_>, names: &mut Names) -> Read<()> {
+    if let Some(value) = table.take("cri") {
+        names.cri = match value.text()? {
+            "off" => None,
+            text if text.starts_with('/') => Some(text.into()),
+            _ => {
+                return Err(
+                    value.wrong("use the path of a socket, such as \"/run/containerd/containerd.sock\", or \"off\"")
+                );
+            }
+        };
     }
     table.done()
 }

@@ -19,6 +19,7 @@ use super::http::{Board, Limits, Listener, NoListener};
 use super::journal::Journal;
 use super::live::{Live, NoTracker};
 use super::metrics::Metrics;
+use super::names::Directory;
 use super::policy::Policies;
 use super::socket::{self, Attendant};
 use crate::audit::{Aside, Log, OpenError, Rotation, RunId};
@@ -69,6 +70,7 @@ struct Node {
     attendant: Attendant,
     policies: Policies,
     attribution: Attribution,
+    names: Directory,
     journal: Journal,
     cases: HashMap<PipeId, Case>,
     pipefs: u64,
@@ -130,6 +132,7 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
         attendant,
         policies: Policies::new(config.policies),
         attribution: Attribution::default(),
+        names: names(&config.names, say),
         journal,
         cases: HashMap::new(),
         pipefs: pipefs()?,
@@ -152,6 +155,15 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
 fn aside(board: &Arc<Board>) -> Aside {
     let board = Arc::clone(board);
     Aside { first: Box::new(|| ()), wrote: Box::new(move |line| board.wrote(line)) }
+}
+
+/// Who is asked for names. That nobody can be is no reason not to watch: without names, policies that want them match
+/// nobody.
+fn names(config: &super::config::Names, say: fn(&dyn std::fmt::Display)) -> Directory {
+    Directory::new(config).unwrap_or_else(|error| {
+        say(&format_args!("node: {error}; containers stay without names"));
+        Directory::of_nobody()
+    })
 }
 
 /// SIGTERM, SIGINT and SIGHUP come by a descriptor from here on.

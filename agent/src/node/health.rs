@@ -45,6 +45,8 @@ pub struct Facts {
     pub unmended: Option<(&'static str, u64)>,
     /// How finding out where processes are went.
     pub attribution: Counts,
+    /// So many questions for names in a row were not answered, and that is no accident.
+    pub unnamed: Option<u64>,
     /// Why the last look came to nothing.
     pub blind: Option<String>,
 }
@@ -79,6 +81,10 @@ pub fn troubles(facts: &Facts) -> Vec<Trouble> {
         let paths = "look at /proc/PID/cgroup of a container's process: its form is not known here";
         say("attribution", format!("{missed} processes of containers were not attributed, {contained} were; {paths}"));
     }
+    if let Some(questions) = facts.unnamed {
+        let advice = "see that [names] cri is the runtime's socket, and that it answers";
+        say("names", format!("{questions} questions in a row for names of containers were not answered; {advice}"));
+    }
     if let Some(error) = &facts.blind {
         say("tracker", format!("the tracker's maps cannot be read: {error}"));
     }
@@ -99,6 +105,7 @@ mod tests {
             (Facts { rooms: vec![room(901)], ..well.clone() }, "map_full", "901 of 1000 descriptors"),
             (Facts { unmended: Some(("the ring buffer was full", 3)), ..well.clone() }, "events_lost", "(3 times)"),
             (Facts { attribution: counts, ..well.clone() }, "attribution", "10 processes"),
+            (Facts { unnamed: Some(12), ..well.clone() }, "names", "12 questions"),
             (Facts { blind: Some("no".into()), ..well.clone() }, "tracker", ": no"),
         ];
         for (facts, reason, detail) in cases {

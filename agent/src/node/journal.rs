@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::identity::Place;
+use super::names::Names;
 use super::withheld::Withheld;
 use crate::act::{self, Ground, Refusal, Warrant};
 use crate::audit::detail::{Attached, Finished, Reseeded, Started, Withheld as Detail};
@@ -121,10 +122,11 @@ pub fn option(policy: &str) -> String {
 }
 
 /// Puts the container and the pod into a description.
-pub fn locate(description: &mut Description, cgroup: String, place: &Place) {
+pub fn locate(description: &mut Description, cgroup: String, place: &Place, names: Option<&Names>) {
     description.cgroup = Some(cgroup);
     description.container = place.container.as_ref().map(|container| container.id.clone());
     description.pod = place.pod.as_ref().map(|pod| pod.uid.clone());
+    description.names = names.cloned();
 }
 
 fn micros(time: Duration) -> u64 {

@@ -14,6 +14,7 @@ use prometheus_client::registry::Unit;
 
 use super::attribution::Counts;
 use super::health::Room;
+use super::names::NameCounts;
 use crate::act::Refusal;
 use crate::kernel::tracker::{Losses, RunTime};
 
@@ -45,6 +46,7 @@ pub struct Metrics {
     run_time: Seconds,
     runs: Counter,
     attributions: Counters,
+    names: Counters,
     /// Looks that came to nothing.
     pub failed_looks: Counter,
     event_to_look: Histogram,
@@ -104,6 +106,7 @@ impl Metrics {
             run_time: Counter::default(),
             runs: Counter::default(),
             attributions: Family::default(),
+            names: Family::default(),
             failed_looks: Counter::default(),
             event_to_look: latency(),
             withheld_to_act: latency(),
@@ -123,6 +126,7 @@ impl Metrics {
             drop(self.reseeds.get_or_create(&[("reason", kind)]));
         }
         self.attributed(Counts::default());
+        self.named(NameCounts::default());
         self.look(0, 0, 0, 0);
     }
 
@@ -167,6 +171,11 @@ impl Metrics {
             "attributions",
             "Where processes are, by whether it could be found out",
             self.attributions.clone(),
+        );
+        registry.register(
+            "name_questions",
+            "Questions to the container runtime for the names of a container, by what came of them",
+            self.names.clone(),
         );
         registry.register("failed_looks", "Looks at what is withheld that came to nothing", self.failed_looks.clone());
         let help = "Time spent in the tracker's programs, while kernel.bpf_stats_enabled is 1";
@@ -237,6 +246,14 @@ impl Metrics {
         let Counts { contained, host, missed, gone } = counts;
         for (result, number) in [("container", contained), ("host", host), ("missed", missed), ("gone", gone)] {
             store(&self.attributions.get_or_create(&[("result", result)]), number);
+        }
+    }
+
+    /// How asking for names went so far.
+    pub fn named(&self, counts: NameCounts) {
+        let NameCounts { named, absent, failed, dropped } = counts;
+        for (result, number) in [("named", named), ("absent", absent), ("failed", failed), ("dropped", dropped)] {
+            store(&self.names.get_or_create(&[("result", result)]), number);
         }
     }
 }

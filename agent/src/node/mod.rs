@@ -3,6 +3,7 @@
 //! - [`config`] is `node.toml`.
 //! - [`identity`]: which container and pod a process is in.
 //! - [`attribution`]: the same, remembered by cgroup.
+//! - [`names`]: what containers and pods are called, where a container runtime tells.
 //! - [`withheld`]: which pipes are withheld; no I/O.
 //! - [`policy`]: what the policies say about their holders; no I/O.
 //! - [`live`]: the tracker, and what it feeds to those.
@@ -23,6 +24,7 @@ pub mod identity;
 pub mod journal;
 pub mod live;
 pub mod metrics;
+pub mod names;
 pub mod policy;
 pub mod replay;
 pub mod socket;

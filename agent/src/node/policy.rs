@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::config::{Match, OnWithheld, Policy, Rate};
 use super::identity::Place;
+use super::names::Names;
 
 /// A holder of a withheld pipe, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Subject<'a> {
     pub cgroup: Option<&'a str>,
     /// The container and pod.
     pub place: Option<&'a Place>,
+    /// What they are called.
+    pub names: Option<&'a Names>,
 }
 
 /// What is to be done about a holder.
@@ -58,17 +61,22 @@ impl Match {
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         let container = subject.place.and_then(|place| place.container.as_ref()).map(|container| container.id.as_str());
         let pod = subject.place.and_then(|place| place.pod.as_ref()).map(|pod| pod.uid.as_str());
+        let name = |of: fn(&Names) -> Option<&str>| subject.names.and_then(of).filter(|name| !name.is_empty());
+        // A glob, and the texts of which one must match it.
         let globs = [
-            (&self.pod, pod),
-            (&self.container, container),
-            (&self.cgroup, subject.cgroup),
-            (&self.comm, Some(subject.comm)),
+            (&self.namespace, [name(|names| Some(&names.namespace)), None]),
+            (&self.pod, [pod, name(|names| Some(&names.pod))]),
+            (&self.container, [container, name(|names| names.container.as_deref())]),
+            (&self.image, [name(|names| names.image.as_deref()), None]),
+            (&self.cgroup, [subject.cgroup, None]),
+            (&self.comm, [Some(subject.comm), None]),
         ];
-        self.told_by_others().is_empty()
-            && self.uid.is_none_or(|uid| subject.uid == Some(uid))
-            && globs
-                .iter()
-                .all(|(glob, text)| glob.as_ref().is_none_or(|glob| text.is_some_and(|text| glob.matches(text))))
+        let label = |name: &str| subject.names.and_then(|names| names.labels.get(name));
+        self.uid.is_none_or(|uid| subject.uid == Some(uid))
+            && globs.iter().all(|(glob, texts)| {
+                glob.as_ref().is_none_or(|glob| texts.iter().flatten().any(|text| glob.matches(text)))
+            })
+            && self.labels.iter().all(|(name, glob)| label(name).is_some_and(|value| glob.matches(value)))
     }
 }
 
@@ -191,7 +199,20 @@ mod tests {
     #[test]
     fn every_key_must_match_and_what_is_not_known_matches_nothing() {
         let place = place(7);
-        let known = Subject { comm: "node", uid: Some(7), cgroup: Some("/kubepods/x"), place: Some(&place) };
+        let names = Names {
+            namespace: "ci-1".into(),
+            pod: "job-7".into(),
+            labels: [("app".to_owned(), "agent".to_owned())].into(),
+            container: Some("claude".into()),
+            image: None,
+        };
+        let known = Subject {
+            comm: "node",
+            uid: Some(7),
+            cgroup: Some("/kubepods/x"),
+            place: Some(&place),
+            names: Some(&names),
+        };
         let unknown = Subject { comm: "node", ..Subject::default() };
         for (text, matches) in [
             ("pod = \"00000007-*\"", true),
@@ -200,9 +221,14 @@ mod tests {
             ("uid = 7", true),
             ("uid = 8", false),
             ("uid = 7, pod = \"00000008-*\"", false),
-            ("namespace = \"*\"", false),
+            ("namespace = \"ci-*\"", true),
+            ("namespace = \"ci\"", false),
+            ("pod = \"job-*\"", true),
+            ("container = \"claude\"", true),
+            ("container = \"claude\", namespace = \"prod\"", false),
             ("image = \"*\"", false),
-            ("labels = { a = \"*\" }", false),
+            ("labels = { app = \"a*\" }", true),
+            ("labels = { app = \"a*\", tier = \"*\" }", false),
         ] {
             let policies = policies(&format!("[[policy]]\nmatch = {{ {text} }}"));
             assert_eq!(policies.of(&known).is_some(), matches, "{text}");

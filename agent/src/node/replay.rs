@@ -202,7 +202,13 @@ fn place_of(process: &Description) -> Place {
 }
 
 fn subject<'a>(process: &'a Description, place: &'a Place) -> Subject<'a> {
-    Subject { comm: &process.comm, uid: process.uid, cgroup: process.cgroup.as_deref(), place: Some(place) }
+    Subject {
+        comm: &process.comm,
+        uid: process.uid,
+        cgroup: process.cgroup.as_deref(),
+        place: Some(place),
+        names: process.names.as_ref(),
+    }
 }
 
 /// A log from before 1970 has a wrong clock, and all its times at once.

@@ -1,5 +1,6 @@
 //! Who a process is, for people: program, command line, user, cgroup.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use schemars::JsonSchema;
@@ -42,6 +43,27 @@ pub struct Description {
     /// The pod, where something told us.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// What container, pod and image are called, where a container runtime told us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Names>,
+}
+
+/// What a container and its pod are called, as a container runtime tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Names {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The container's name; absent for the one that holds a pod's namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The container's image, as whoever started it wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// The longest command line that we keep, in bytes; what follows is cut and marked.
@@ -71,6 +93,7 @@ pub fn describe(pid: i32) -> std::io::Result<Description> {
         cgroup: cgroup(pid),
         container: None,
         pod: None,
+        names: None,
     })
 }
 

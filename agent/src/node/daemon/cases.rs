@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::super::journal;
 use super::super::metrics::{Outcome, reason};
+use super::super::names::Known;
 use super::super::policy::{Subject, Verdict};
 use super::super::withheld::Withheld;
 use super::Node;
@@ -46,6 +47,18 @@ pub(super) struct Case {
     pub(super) holders: HashMap<ProcessId, Holder>,
 }
 
+impl Holder {
+    /// Names that come after it was let live put it before the policies once more: now another may match.
+    fn learn(&mut self, description: &Description) {
+        if self.description.names.is_none() && description.names.is_some() {
+            self.description = description.clone();
+            if matches!(self.state, State::Spared) {
+                self.state = State::New;
+            }
+        }
+    }
+}
+
 impl Node {
     /// Looks at what is withheld now, and does what is to be done about it.
     pub(super) fn look(&mut self) -> io::Result<()> {
@@ -69,6 +82,9 @@ impl Node {
                 self.treat(&mut case, *id);
             }
             self.cases.insert(found.pipe, case);
+        }
+        if let Some(why) = self.names.trouble() {
+            (self.say)(&format_args!("node: {why}; containers stay without names until it answers"));
         }
         Ok(())
     }
@@ -119,22 +135,32 @@ impl Node {
         let key = if cgroup().is_some_and(|text| text.lines().count() == 1) { self.live.cgroup(id.pid) } else { 0 };
         let placed = self.attribution.place(key, Instant::now(), cgroup);
         let (path, place) = placed.map_or((None, None), |(path, place)| (Some(path), Some(place)));
+        let container = place.as_ref().and_then(|place| place.container.as_ref());
+        let known = container.map_or(Known::Nothing, |container| self.names.of(&container.id, Instant::now()));
         if let (Some(path), Some(place)) = (&path, &place) {
-            journal::locate(&mut description, path.clone(), place);
+            journal::locate(&mut description, path.clone(), place, known.names());
         }
-        let subject =
-            Subject { comm: &description.comm, uid: description.uid, cgroup: path.as_deref(), place: place.as_ref() };
+        let subject = Subject {
+            comm: &description.comm,
+            uid: description.uid,
+            cgroup: path.as_deref(),
+            place: place.as_ref(),
+            names: known.names(),
+        };
         let policy = self.policies.of(&subject);
         let name = policy.map(|policy| policy.name.clone());
         let keep = policy.map(|policy| policy.keep.live.clone()).unwrap_or_default();
         let holder =
             case.holders.entry(id).or_insert_with(|| Holder { description: description.clone(), state: State::New });
+        holder.learn(&description);
         let spare = |reason, note: String| Decision {
             option: name.as_deref().map(journal::option),
             note: Some(note),
             ..Decision::new(Action::None, reason)
         };
         match &mut holder.state {
+            // Its names decide which policy is about it: until they are told, or are not, nothing is.
+            State::New if known == Known::Asked => {}
             State::Spared => {}
             State::Signalled { policy, at, killed } => {
                 if !*killed && at.elapsed() >= KILL_AFTER {

@@ -24,10 +24,12 @@ impl Node {
         self.metrics.rooms(&rooms);
         self.metrics.lost(&self.live.losses());
         self.metrics.attributed(self.attribution.counts());
+        self.metrics.named(self.names.counts());
         let facts = Facts {
             rooms: rooms.to_vec(),
             unmended: self.live.unmended(),
             attribution: self.attribution.counts(),
+            unnamed: self.names.unanswered(),
             blind: self.blind.clone(),
         };
         let pipes = if self.serves { self.pipes() } else { Vec::new() };

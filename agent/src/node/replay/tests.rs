@@ -50,6 +50,7 @@ fn process(pid: i32) -> Description {
         cgroup: Some(format!("/docker/{:064x}", 7)),
         container: None,
         pod: None,
+        names: None,
     }
 }
 

@@ -84,6 +84,7 @@ impl Being {
                 cgroup: None,
                 container: None,
                 pod: None,
+                names: None,
             },
         }
     }
