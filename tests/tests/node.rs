@@ -210,7 +210,9 @@ fn a_node_ends_what_its_policy_names_and_nobody_who_is_innocent() {
 fn a_node_observes_until_a_valid_file_says_otherwise() {
     let name = name("o");
     let mut hang = Hang::new(&name);
-    let Some(node) = Node::start("a_node_observes_until_a_valid_file_says_otherwise", "") else { return };
+    // A node that begins without a policy that ends gives up the right to.
+    let other = "[[policy]]\nname = \"other\"\nmatch = { comm = \"nobody's\" }\non_withheld = \"end\"\n";
+    let Some(node) = Node::start("a_node_observes_until_a_valid_file_says_otherwise", other) else { return };
     hang.begin();
     let record = node.wait_for("holder.spared", hang.helper());
     assert_eq!((&record["decision"]["action"], &record["decision"]["note"]), (&"none".into(), &"observed".into()));

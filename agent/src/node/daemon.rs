@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::attribution::Attribution;
-use super::config::Config;
+use super::config::{Config, OnWithheld};
 use super::http::gate::Token;
 use super::http::{Board, Limits, Listener, NoListener};
 use super::journal::Journal;
@@ -21,8 +21,9 @@ use super::live::{Live, NoTracker};
 use super::metrics::Metrics;
 use super::names::Directory;
 use super::policy::Policies;
+use super::privileges::{self, Capability, Undropped};
 use super::socket::{self, Attendant};
-use crate::audit::{Aside, Log, OpenError, Rotation, RunId};
+use crate::audit::{Aside, Log, OpenError, Rotation, RunId, Target};
 use crate::config::ConfigError;
 use crate::pipe::PipeId;
 
@@ -47,6 +48,9 @@ pub enum NodeError {
     /// There is no token to compare with.
     #[error("node: {0}")]
     Token(String),
+    /// It would go on with more than it needs.
+    #[error("node: {0}")]
+    Privileges(#[from] Undropped),
     /// There is no tracker.
     #[error("node: {0}")]
     Tracker(#[from] NoTracker),
@@ -82,11 +86,13 @@ struct Node {
     known: Known,
     /// The file of the token that requests must show.
     token: Option<PathBuf>,
+    /// Whether it gave up ending other users' processes when it began.
+    harmless: bool,
     /// Why the last look came to nothing.
     blind: Option<String>,
     /// When the programs' run time was asked for last.
     asked: Option<Instant>,
-    say: fn(&dyn std::fmt::Display),
+    say: Say,
 }
 
 /// Watches until it is told to end (SIGTERM, SIGINT). SIGHUP reads the configuration again. Without a
@@ -97,29 +103,37 @@ struct Node {
 /// # Errors
 ///
 /// [`NodeError`]; nothing stays behind.
-pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(), NodeError> {
+pub fn run(file: Option<PathBuf>, say: Say) -> Result<(), NodeError> {
     let config = file.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     let signals = signals()?;
     // What may be wrong with the configuration is found out before the machine pays for a tracker.
     let listener = config.http.listen.map(Listener::bind).transpose()?;
     let token = config.http.token_file.as_deref().map(Token::read).transpose().map_err(NodeError::Token)?;
-    if let crate::audit::Target::Path(path) = &config.audit.target
+    if let Target::Path(path) = &config.audit.target
         && let Some(folder) = path.parent()
     {
         let _ = std::fs::create_dir_all(folder); // what is wrong with it is said by the open
     }
     let started = Instant::now();
-    let live = Live::attach(config.map)?;
+    let mut live = Live::attach(config.map)?;
+    let socket = socket::Listener::open(&config.socket)?;
+    let ends = ends(&config);
+    let kept = privileges::drop_all(ends, || live.works())?;
     let (metrics, registry) = Metrics::new(live.rung());
     let board = Arc::new(Board::new(registry, token));
-    // Threads only from here on: the tracker's self-test forks.
+    // Threads only from here on, each with less than we have: the tracker's self-test forks, and what was given up
+    // was given up for this thread and those that it starts.
     let rotation = Rotation { max_size: config.audit.max_size, files: config.audit.files };
-    let log = Log::open_aside(&config.audit.target, rotation, RunId::new(), aside(&board))?;
+    let log = Log::open_aside(&config.audit.target, rotation, RunId::new(), aside(&board, &config.audit.target, say))?;
     let here = listener.as_ref().map(Listener::here);
     if let Some(listener) = listener {
-        listener.serve(Arc::clone(&board), Limits::default(), || ())?;
+        listener.serve(Arc::clone(&board), Limits::default(), move || confine("http", None, say))?;
     }
-    let attendant = Attendant::start(socket::Listener::open(&config.socket)?, live.rung())?;
+    let attendant = Attendant::start(socket, live.rung())?;
+    // Threads that are started from here on open nothing for writing either.
+    if let Err(error) = privileges::only_read() {
+        say(&format_args!("node: seccomp: {error}: the node could write files if it were made to"));
+    }
     let said = file.as_ref().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
     say(&format_args!("node: watching by {}, with {} policies of {said}", live.rung(), config.policies.len()));
     if let Some(here) = here {
@@ -142,6 +156,7 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
         serves: here.is_some(),
         known: Known::new(),
         token: config.http.token_file,
+        harmless: !ends && !kept.has(Capability::Kill),
         blind: None,
         asked: None,
         say,
@@ -151,10 +166,32 @@ pub fn run(file: Option<PathBuf>, say: fn(&dyn std::fmt::Display)) -> Result<(),
     Ok(outcome?)
 }
 
-/// Who listens by HTTP hears of records, too.
-fn aside(board: &Arc<Board>) -> Aside {
+/// Whether a policy ends anybody.
+fn ends(config: &Config) -> bool {
+    config.policies.iter().any(|policy| policy.on_withheld == OnWithheld::End)
+}
+
+/// What an operator should know is told to this.
+type Say = fn(&dyn std::fmt::Display);
+
+/// Who listens by HTTP hears of records, too; the log's thread writes below the log's folder alone.
+fn aside(board: &Arc<Board>, target: &Target, say: Say) -> Aside {
     let board = Arc::clone(board);
-    Aside { first: Box::new(|| ()), wrote: Box::new(move |line| board.wrote(line)) }
+    let folder = match target {
+        Target::Path(path) => path.parent().map(Path::to_owned),
+        Target::Stderr => None,
+    };
+    let first = move || confine("the audit log", folder.as_deref(), say);
+    Aside { first: Box::new(first), wrote: Box::new(move |line| board.wrote(line)) }
+}
+
+/// Takes from this thread what it does not need.
+fn confine(whose: &str, writes_below: Option<&Path>, say: Say) {
+    let here = Path::new(".");
+    let writes_below = writes_below.map(|folder| if folder.as_os_str().is_empty() { here } else { folder });
+    if let Err(error) = privileges::confine(writes_below) {
+        say(&format_args!("node: the thread of {whose} keeps more than it needs: {error}"));
+    }
 }
 
 /// Who is asked for names. That nobody can be is no reason not to watch: without names, policies that want them match
@@ -264,6 +301,13 @@ impl Node {
             return;
         };
         match Config::load(file) {
+            Ok(config) if self.harmless && ends(&config) => {
+                let file = file.display();
+                (self.say)(&format_args!(
+                    "node: {file}: a policy ends holders, and this node gave up the right to when it began without one; \
+                     restart it; nothing is changed"
+                ));
+            }
             Ok(config) => {
                 let number = config.policies.len();
                 self.policies.replace(config.policies);

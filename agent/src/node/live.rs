@@ -237,6 +237,15 @@ impl Live {
         self.rows.iter().filter_map(|row| Some((row, self.watched.get(&row.pipe)?.elapsed())))
     }
 
+    /// Whether what is done with the tracker all the time can be done: it is tried.
+    #[must_use]
+    pub fn works(&mut self) -> bool {
+        let nobodys = PipeId { dev: 0, ino: 0 };
+        let written = self.tracker.watch(nobodys).is_ok();
+        self.tracker.forget(nobodys);
+        written && self.tracker.holders().is_ok() && self.tracker.tasks().is_ok()
+    }
+
     /// Whether there is anything that could be withheld.
     #[must_use]
     pub fn has_candidates(&self) -> bool {

@@ -10,6 +10,7 @@
 //! - [`daemon`]: the node itself.
 //! - [`journal`]: its audit records.
 //! - [`http`]: what it tells whoever asks; [`metrics`]: what it counts; [`health`]: why it is not to be relied on.
+//! - [`privileges`]: what it gives up once it is attached.
 //! - [`backoff`]: how soon something is tried again.
 //! - [`replay`]: what policies would have done, over an audit log.
 //! - [`socket`]: where supervisors without privileges ask who holds their pipes.
@@ -26,6 +27,7 @@ pub mod live;
 pub mod metrics;
 pub mod names;
 pub mod policy;
+pub mod privileges;
 pub mod replay;
 pub mod socket;
 pub mod withheld;
