@@ -74,6 +74,21 @@ pub fn fdinfo_says(pid: i32, text: &str) -> bool {
         .any(|file| fs::read_to_string(file).is_ok_and(|info| info.lines().any(|line| line.contains(text))))
 }
 
+/// Whether the kernel names a pipe that is registered with an io_uring in the ring's fdinfo: some do not before
+/// Linux 6.13. True where there is no io_uring.
+///
+/// # Panics
+///
+/// When there are no descriptors to be had.
+#[must_use]
+pub fn names_registered_pipes() -> bool {
+    let Ok(ring) = io_uring::IoUring::new(2) else { return true };
+    let (read, _write) = std::io::pipe().unwrap();
+    ring.submitter().register_files(&[read.as_raw_fd()]).unwrap();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", ring.as_raw_fd())).unwrap();
+    info.lines().any(|line| line.contains(": pipe:["))
+}
+
 /// A field of `/proc/PID/stat`, by its number in proc_pid_stat(5): 3 is the state, 4 the parent,
 /// 5 the process group, 6 the session.
 #[must_use]

@@ -4,6 +4,7 @@ use pipewarden::pipe::{Action, Outcome, Relation};
 
 use crate::deadline::Deadline;
 use crate::fixture::{LAST_LINE, pattern};
+use crate::kernel;
 use crate::run::{Ended, Run};
 use crate::skip::{Need, skip};
 use crate::stage::Stage;
@@ -148,6 +149,13 @@ impl Row {
         self.reported.push(Reported { role, relation: Relation::Suspect, escaped: true, action });
         self.died.push(role);
         self.outcome(Outcome::HoldersEnded)
+    }
+
+    /// An escapee that has the pipe registered with an io_uring, and must be ended by this: a suspect where the
+    /// kernel does not name the pipe.
+    #[must_use]
+    pub fn ends_registered(self, role: &'static str, action: Action) -> Self {
+        if kernel::names_registered_pipes() { self.ends_escapee(role, action) } else { self.ends_suspect(role, action) }
     }
 
     /// Somebody who holds nothing that matters: not reported, and alive at the end.

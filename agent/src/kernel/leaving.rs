@@ -118,7 +118,7 @@ mod tests {
 
     impl Stage {
         fn new() -> Option<Stage> {
-            let mut tracker = crate::kernel::tracker_of_scope_for_test(&Rung::ALL, Scope::All)?;
+            let mut tracker = crate::kernel::tracker_of_scope_for_test(&[Rung::Tracepoint], Scope::All)?;
             let (stdout, write) = io::pipe().unwrap();
             let pipe = identity(&stdout);
             let mut command = Command::new("sh");

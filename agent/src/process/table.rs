@@ -52,8 +52,9 @@ pub struct Hold {
 pub struct Found {
     /// Its holds of the sought pipes.
     pub holds: Vec<Hold>,
-    /// Descriptors in flight in the receive queues of its unix sockets (`scm_fds`).
-    /// Always 0 when the hidden was not sought.
+    /// Files that may be one of the pipes, and are not told apart: descriptors in flight in the receive queues
+    /// of its unix sockets (`scm_fds`), and files without a name that are registered with its io_urings, where
+    /// the kernel does not name pipes there (before Linux 6.13 or so). Always 0 when the hidden was not sought.
     pub in_flight: u32,
 }
 
@@ -98,9 +99,11 @@ fn look_at(
     } else if sought.hidden && target.starts_with(b"socket:[") {
         found.in_flight = found.in_flight.saturating_add(in_flight(pid, tid, fd));
     } else if sought.hidden && target == b"anon_inode:[io_uring]" {
-        for pipe in registered(pid, tid, fd, &sought.pipes) {
+        let files = registered(&fdinfo(pid, tid, fd).unwrap_or_default(), &sought.pipes);
+        for pipe in files.pipes {
             found.add(pipe, End::Both, tid, fd, Via::IoUring);
         }
+        found.in_flight = found.in_flight.saturating_add(files.nameless);
     }
     Ok(())
 }
@@ -187,16 +190,32 @@ fn in_flight(pid: i32, tid: i32, fd: i32) -> u32 {
     fdinfo_number(pid, tid, fd, "scm_fds:").and_then(|n| n.try_into().ok()).unwrap_or(0)
 }
 
-/// The sought anonymous pipes among an io_uring's registered files (`    0: pipe:[15778920]`).
-fn registered(pid: i32, tid: i32, fd: i32, pipes: &[Pipe]) -> Vec<PipeId> {
-    let text = fdinfo(pid, tid, fd).unwrap_or_default();
-    let mut found: Vec<PipeId> = text
-        .lines()
-        .filter_map(|line| pipe_number(line.split_once(':')?.1.trim().as_bytes()))
-        .filter_map(|ino| pipes.iter().find(|p| p.kind == PipeKind::Pipe && p.id.ino == ino))
-        .map(|pipe| pipe.id)
-        .collect();
-    found.dedup();
+/// The files that are registered with an io_uring.
+#[derive(Debug, PartialEq, Eq)]
+struct Registered {
+    /// The sought anonymous pipes among them.
+    pipes: Vec<PipeId>,
+    /// How many have no name: pipes, and others.
+    nameless: u32,
+}
+
+/// Reads them in its fdinfo (`    0: pipe:[15778920]`, or `    0: ` where the kernel gives the name of a
+/// directory entry, which a pipe has not).
+fn registered(fdinfo: &str, pipes: &[Pipe]) -> Registered {
+    let mut found = Registered { pipes: Vec::new(), nameless: 0 };
+    for line in fdinfo.lines() {
+        let Some((index, name)) = line.split_once(':') else { continue };
+        if index.trim().parse::<u32>().is_err() {
+            continue;
+        }
+        if name.trim().is_empty() {
+            found.nameless += 1;
+        } else if let Some(ino) = pipe_number(name.trim().as_bytes()) {
+            let sought = pipes.iter().find(|p| p.kind == PipeKind::Pipe && p.id.ino == ino);
+            found.pipes.extend(sought.map(|pipe| pipe.id));
+        }
+    }
+    found.pipes.dedup();
     found
 }
 
@@ -265,6 +284,19 @@ mod tests {
         let elsewhere = Pipe { id: PipeId { dev: pipe.id.dev + 1, ino: pipe.id.ino }, kind: PipeKind::Fifo };
         let found = look(us(), &Sought { pipes: vec![elsewhere], hidden: false }).unwrap();
         assert_eq!(found.holds, vec![], "the same number on another device is another FIFO");
+    }
+
+    #[test]
+    fn a_pipe_that_is_registered_with_an_io_uring_is_named_or_may_be_one_without_a_name() {
+        let pipe = Pipe { id: PipeId { dev: 13, ino: 4711 }, kind: PipeKind::Pipe };
+        let named = "pos:\t0\nflags:\t02\nSqMask:\t0x1\nUserFiles:\t2\n    0: pipe:[4711]\n    1: /dev/null\n";
+        let other = Pipe { id: PipeId { dev: 13, ino: 4712 }, kind: PipeKind::Pipe };
+        assert_eq!(registered(named, &[other, pipe]), Registered { pipes: vec![pipe.id], nameless: 0 });
+        assert_eq!(registered(named, &[other]), Registered { pipes: vec![], nameless: 0 });
+        // Linux 5.10 to 6.12; the second was unregistered again.
+        let nameless = "pos:\t0\nUserFiles:\t3\n    0: \n    1: <none>\n    2: null\nUserBufs:\t0\nPollList:\n";
+        assert_eq!(registered(nameless, &[pipe]), Registered { pipes: vec![], nameless: 1 });
+        assert_eq!(registered("", &[pipe]), Registered { pipes: vec![], nameless: 0 });
     }
 
     #[test]

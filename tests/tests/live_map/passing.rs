@@ -20,6 +20,8 @@ scripts! {
     fifo_opened_anew: "0 fifo_both 0 0 0; check; 0 close 3; check; 0 fifo_both 0 0 0; 0 dup 3; check; 0 fork 1; 0 close_range 3 9 0";
     fifo_over_a_pipe: "0 pipe; 0 fifo_path 0 0 0; 0 fifo_both 0 0 0; check; 0 dup2 6 3; 0 dup2 5 4";
     fifo_block: "0 pipe; 0 fork 1; 1 block_write 4; check; 0 unblock 4; check; 1 dup 5";
+    /// More than a kretprobe has room for: of the next open nothing is told.
+    fifo_block_by_many: "0 thread 1; 0 thread 2; 0 thread 3; 0 thread 4; 0 thread 5; 0 thread 6; 0 thread 7; 0 thread 8; 0 thread 9; 0 thread 10; 0 thread 11; 0 thread 12; 0 thread 13; 1 block_write 4; 2 block_write 4; 3 block_write 4; 4 block_write 4; 5 block_write 4; 6 block_write 4; 7 block_write 4; 8 block_write 4; 9 block_write 4; 10 block_write 4; 11 block_write 4; 12 block_write 4; 13 fifo_both 0 0 0; check; 13 dup 15; 0 pipe; check; 0 unblock 4; check; 1 close 3";
     fifo_block_and_die: "0 pipe; 0 fork 1; 1 block_write 4; check; 0 kill 1; check; 0 unblock 4";
     fifo_block_in_a_shared_table: "0 pipe; 0 thread 1; 1 block_write 5; check; 0 dup2 4 5?; 0 dup2 4 6; 0 unblock 5; check; 1 close 3";
 }

@@ -39,7 +39,7 @@ table! {
     one_without_environment: row("hold_without_environment").exits(3).ends_escapee(HOLDER, Term);
     one_that_is_stopped: row("hold_stopped").exits(3).ends_escapee(HOLDER, Term);
     a_sibling_by_clone_parent: row("hold_clone_parent").exits(3).ends_escapee(HOLDER, Term);
-    registered_with_an_io_uring: row("hold_io_uring").exits(3).needs(Need::IoUring).ends_escapee(HOLDER, Term);
+    registered_with_an_io_uring: row("hold_io_uring").exits(3).needs(Need::IoUring).ends_registered(HOLDER, Term);
     in_flight_between_processes: row("hold_in_flight").exits(3).ends_suspect(HOLDER, Term);
     as_postgres_does: row("postgres_daemon").ends_escapee(HOLDER, Term);
     as_adb_does: row("adb_daemon").ends_escapee(HOLDER, Term).ends_escapee("worker", Term);

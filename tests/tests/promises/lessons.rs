@@ -42,7 +42,7 @@ rows! {
     /// No descriptor listing shows what is in flight ...
     in_flight: eager("hold_in_flight").ends_suspect(HOLDER, Action::Kill);
     /// ... or registered with an io_uring.
-    in_an_io_uring: eager("hold_io_uring").needs(Need::IoUring).ends_escapee(HOLDER, Action::Kill);
+    in_an_io_uring: eager("hold_io_uring").needs(Need::IoUring).ends_registered(HOLDER, Action::Kill);
     /// A process in another session is no member of the group that was signalled.
     a_group_is_not_the_lineage: eager("adb_daemon").ends_escapee(HOLDER, Action::Kill).ends_escapee("worker", Action::Kill);
 }
