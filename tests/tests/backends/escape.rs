@@ -84,8 +84,15 @@ impl Scene {
     }
 }
 
-fn is_known_at_once(scene: Scene) {
-    let record = scene.escape();
+fn is_known_at_once(set: impl Fn() -> Scene) {
+    let deadline = Deadline::patient();
+    let mut scene = set();
+    let mut record = scene.escape();
+    // A machine that forks faster than a starved supervisor reads has it lose events, and walk.
+    while !scene.log.of("tracker.reseeded").is_empty() && !deadline.left().is_zero() {
+        scene = set();
+        record = scene.escape();
+    }
     let pid = scene.leaver.pid;
     assert_eq!((&record["detail"]["sid"], &record["detail"]["pgid"]), (&pid.into(), &pid.into()), "{record}");
     assert!(record["detail"]["noticed_after_us"].is_u64(), "the kernel dates it: {record}");
@@ -99,8 +106,8 @@ macro_rules! known_at_once {
         #[test]
         fn $name() {
             if !no_connector(stringify!($name)) {
-                is_known_at_once(Scene::set("connector", &[$($word),*]));
-                is_known_at_once(Scene::set_with_auto(&[$($word),*]));
+                is_known_at_once(|| Scene::set("connector", &[$($word),*]));
+                is_known_at_once(|| Scene::set_with_auto(&[$($word),*]));
             }
         }
     )*};

@@ -21,6 +21,9 @@ use crate::no_connector;
 /// Some more than the least room that a socket has.
 const STORM: &str = "200";
 
+/// Room for more events than a machine has while a test waits, in bytes.
+const PLENTY: usize = 16 << 20;
+
 /// The supervisor's connector, by a descriptor of ours.
 fn connector_of(supervisor: &Process) -> OwnedFd {
     // sk, protocol, port, ... and as the last one the inode.
@@ -55,10 +58,14 @@ fn a_fork_storm_that_nobody_reads_is_made_up_for() {
     let run = run.fixture("leave_when_told", ["storm", STORM, "--gate"]).start();
     let _ = stage.wait("ready");
     // The least room that there is.
-    setsockopt(&connector_of(&run.process), sockopt::RcvBuf, &1).unwrap();
+    let connector = connector_of(&run.process);
+    setsockopt(&connector, sockopt::RcvBuf, &1).unwrap();
     run.signal(Signal::SIGSTOP);
     stage.release("ready");
     let leaver = stage.wait("leaver");
+    // Room again for what is to be heard of, whatever else the machine does meanwhile.
+    setsockopt(&connector, sockopt::RcvBufForce, &PLENTY).unwrap();
+    drop(connector);
     run.signal(Signal::SIGCONT);
     let reseeded = log.wait("tracker.reseeded", |record| record["event"] == "tracker.reseeded");
     let detail = &reseeded["detail"];

@@ -126,7 +126,7 @@ fn every_signal_is_forwarded() {
 fn signals_are_rewritten() {
     let stage = Stage::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let rewrite = ["--rewrite", "10:12", "-r", "HUP:0", "-r", "34:1", "-r", "TERM:QUIT"];
+    let rewrite = ["--rewrite", "10:12", "-r", "HUP:0", "-r", "34:1", "-r", "TERM:QUIT", "--pdeathsig", "KILL"];
     let run = Run::on(&stage).options(PATIENT).options(rewrite).stdout(writer).command([python(), "-c", NOTE]).start();
     assert_eq!(read_line(&mut reader), "ready");
     for (sent, seen) in [(10, 12), (34, 1), (12, 12)] {
@@ -137,7 +137,7 @@ fn signals_are_rewritten() {
     send(run.process.pid, libc::SIGTERM);
     let lines: BTreeSet<String> = [read_line(&mut reader), read_line(&mut reader)].into();
     assert_eq!(lines, ["18".to_owned(), "3".to_owned()].into(), "SIGQUIT, and SIGCONT for who is stopped");
-    run.signal(Signal::SIGKILL);
+    run.signal(Signal::SIGKILL); // and with us the command, which takes no other
 }
 
 /// What was ignored when we were started is no request to end: the command is to live.
@@ -193,12 +193,13 @@ struct Bare {
 impl Bare {
     /// `sh` writes, leaves an escapee that holds the pipe, and exits 7.
     fn start(options: &[&str]) -> Bare {
-        const SCRIPT: &str = "echo one; setsid sleep 1000 & echo two; exit 7";
+        // What a shell puts into the background loses its stdin, and keeps the rest.
+        const SCRIPT: &str = "exec 3<&0; echo one; setsid sleep 1000 & echo two; exit 7";
         let (stdout, to_stdout) = std::io::pipe().unwrap();
         let (line, to_line) = std::io::pipe().unwrap();
         let mut command = Command::new(binary(UNDER_TEST));
         command.args(["run", "--holder-grace", "0", "--report", "none"]).args(PATIENT).args(options);
-        // The lineage inherits the line as its stdin, which nobody reads.
+        // The lineage inherits the line, which nobody reads.
         command.args(["--", "sh", "-c", SCRIPT]).stdin(Stdio::from(to_line)).stdout(to_stdout);
         command.stderr(Stdio::null()).process_group(0);
         let traced = Traced::start(&mut command);

@@ -239,7 +239,8 @@ fn a_stop_signal_where_nobody_continues_stops_nobody() {
     supervisor.signal(Signal::SIGTSTP);
     // SIGCONT came after the stop signal, and undid it.
     let _ = stage.wait("SIGCONT");
-    assert!(has_state(command.pid, "SR") && has_state(supervisor.pid, "SR"));
+    // Asleep in whatever way, or at work.
+    assert!(!has_state(command.pid, "Tt") && !has_state(supervisor.pid, "Tt"));
     supervisor.signal(Signal::SIGUSR1);
     assert_eq!(run.end().code(), 7);
 }
