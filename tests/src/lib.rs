@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod log;
 pub mod manifest;
 pub mod node;
+pub mod node_client;
 pub mod oracle;
 pub mod own_lock;
 pub mod packages;

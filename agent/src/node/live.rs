@@ -191,6 +191,7 @@ impl Live {
         let worst = losses.kinds().into_iter().zip(before).find(|((_, now), (_, before))| now > before);
         let kind = worst.map_or("events", |((kind, _), _)| kind);
         self.reseed()?;
+        self.sought.may_have_faded();
         Ok(Some(Mended { why, kind, missed, full: no_room && first }))
     }
 

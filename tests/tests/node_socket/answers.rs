@@ -12,8 +12,7 @@ use pipewarden::pipe::{End, PipeKind};
 use pipewarden::process::stat::Stat;
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::node::Node;
-
-use super::client::Client;
+use pipewarden_tests::node_client::Client;
 
 /// A shell that holds the write end as its stdout, and does what it is told line by line.
 pub struct Shell {

@@ -3,4 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's own helpers fail the test")]
 
 mod answers;
-mod client;
+mod descriptors;
+mod floods;
+mod identity;
+mod lines;
+mod restart;

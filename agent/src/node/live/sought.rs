@@ -103,6 +103,13 @@ impl Sought {
         self.pipes.contains_key(&pipe)
     }
 
+    /// Events were lost: the end of any last writer may have been among them.
+    pub(super) fn may_have_faded(&mut self) {
+        for pipe in self.pipes.keys().copied().collect::<Vec<_>>() {
+            self.fades(pipe);
+        }
+    }
+
     fn fades(&mut self, pipe: PipeId) {
         self.fading.insert(pipe, (Instant::now() + Duration::from_millis(FADES[0]), 0));
     }

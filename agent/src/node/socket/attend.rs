@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::counts::Counts;
 use super::exchange::{Asked, Post, Question, Said, Word};
-use crate::node::live::{Holding, Live};
+use crate::node::live::{Fled, Holding, Live};
 use crate::ownership::node::protocol::Code;
 use crate::pipe::{Pipe, PipeId, ProcessId};
 use crate::process::table::{Sought, look};
@@ -18,8 +18,9 @@ const QUESTIONS: usize = 1024;
 const WORDS: usize = 16384;
 /// How often it is asked who of the watchers still has his pipe.
 const CHECK: Duration = Duration::from_secs(1);
-/// Reading everything for new pipes takes a fifth of the time at most.
-const REST: u32 = 4;
+/// Reading everything for new pipes takes a fifth of the time at most, and this much of it at once.
+const SHARE: f64 = 0.2;
+const AT_ONCE: f64 = 0.25;
 
 /// A pipe that somebody watches.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,8 @@ pub(super) struct Desk {
     of_pipe: HashMap<PipeId, HashSet<Key>>,
     /// Questions for which everything has to be read.
     waiting: Vec<Question>,
-    not_before: Instant,
+    /// How long everything may be read, in seconds, as of then.
+    credit: (f64, Instant),
     next_check: Instant,
     /// Events that were lost, until that is told.
     lost: u64,
@@ -52,8 +54,8 @@ impl Desk {
         let now = Instant::now();
         let (watches, of_connection, of_pipe) = (HashMap::new(), HashMap::new(), HashMap::new());
         let waiting = Vec::new();
-        let (not_before, next_check, lost) = (now, now, 0);
-        Desk { questions, words, counts, watches, of_connection, of_pipe, waiting, not_before, next_check, lost }
+        let (credit, next_check, lost) = ((AT_ONCE, now), now, 0);
+        Desk { questions, words, counts, watches, of_connection, of_pipe, waiting, credit, next_check, lost }
     }
 
     /// Answers what there is, and tells what happened.
@@ -64,10 +66,11 @@ impl Desk {
         }
         let mut passing = Vec::new();
         let now = Instant::now();
-        if !self.waiting.is_empty() && now >= self.not_before {
+        if !self.waiting.is_empty() && now >= self.not_before() {
             self.read_everything(live, &mut about, &mut passing);
-            let end = Instant::now();
-            self.not_before = end + end.duration_since(now) * REST;
+            let (credit, since) = self.credit;
+            let credit = (credit + now.duration_since(since).as_secs_f64() * SHARE).min(AT_ONCE);
+            self.credit = (credit - now.elapsed().as_secs_f64(), Instant::now());
         }
         self.answer(live, about);
         passing.into_iter().for_each(|pipe| live.leave(pipe));
@@ -82,9 +85,15 @@ impl Desk {
         }
     }
 
+    /// When everything may be read again.
+    fn not_before(&self) -> Instant {
+        let (credit, since) = self.credit;
+        since + Duration::from_secs_f64((-credit / SHARE).max(0.0))
+    }
+
     /// When there is something to do without anybody asking.
     pub(super) fn due(&self, live: &Live) -> Option<Instant> {
-        let waiting = (!self.waiting.is_empty()).then_some(self.not_before);
+        let waiting = (!self.waiting.is_empty()).then(|| self.not_before());
         let check = (!self.watches.is_empty()).then_some(self.next_check);
         [waiting, check, live.fades_at()].into_iter().flatten().min()
     }
@@ -223,7 +232,7 @@ impl Desk {
             self.lost("too many escapes at once", 0);
         }
         // An escape first: what it changed is told by it.
-        for fled in news.escapes {
+        for fled in self.looked_up(live, news.escapes) {
             self.tell_watchers(fled.pipe, |watch| Said::Escape { watch, fled: fled.clone() });
         }
         for pipe in news.changed {
@@ -232,6 +241,21 @@ impl Desk {
         for pipe in news.eof {
             self.tell_watchers(pipe, |watch| Said::Eof { watch });
         }
+    }
+
+    /// Of whom it is not known that he holds the pipe, the index tells.
+    fn looked_up(&self, live: &mut Live, escapes: Vec<Fled>) -> Vec<Fled> {
+        let unsure: HashSet<PipeId> = escapes.iter().filter(|fled| fled.hold.is_none()).map(|fled| fled.pipe).collect();
+        let Some(holding) = (!unsure.is_empty()).then(|| live.holding(&unsure).ok()).flatten() else { return escapes };
+        let hold_of = |fled: &Fled| {
+            let parts = holding.get(&fled.pipe)?.parts.iter().filter(|(id, _)| id.pid == fled.pid);
+            parts.flat_map(|(_, parts)| parts).find(|part| part.end.writes()).cloned()
+        };
+        let looked_up = escapes.into_iter().filter_map(|fled| match fled.hold {
+            Some(_) => Some(fled),
+            None => hold_of(&fled).map(|hold| Fled { hold: Some(hold), ..fled }),
+        });
+        looked_up.collect()
     }
 
     fn tell_watchers(&mut self, pipe: PipeId, said: impl Fn(u64) -> Said) {

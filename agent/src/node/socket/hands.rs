@@ -12,9 +12,10 @@ use nix::sys::eventfd::EventFd;
 
 use super::quota::{What, Who};
 
-/// How many threads there are, and how many of them one user or cgroup may keep waiting.
+/// How many threads there are, and how many of them one user and one cgroup may keep waiting.
 const THREADS: usize = 8;
-const AT_ONCE: usize = 2;
+const OF_USER: usize = 2;
+const OF_CGROUP: usize = 4;
 /// A thread that closes needs little; the rest is only counted.
 const STACK_BYTES: usize = 64 * 1024;
 
@@ -51,7 +52,7 @@ struct Shared {
 struct State {
     waiting: VecDeque<Job>,
     /// By user and by cgroup.
-    busy: HashMap<(bool, u64), usize>,
+    busy: HashMap<Share, usize>,
     closed: Vec<Token>,
     over: bool,
 }
@@ -62,25 +63,28 @@ impl Shared {
     }
 }
 
-fn shares(who: Who) -> [(bool, u64); 2] {
-    [(true, u64::from(who.uid)), (false, who.cgroup)]
+type Share = (bool, u64);
+
+/// The user and the cgroup, with how many threads each may have.
+fn shares(who: Who) -> [(Share, usize); 2] {
+    [((true, u64::from(who.uid)), OF_USER), ((false, who.cgroup), OF_CGROUP)]
 }
 
 impl State {
     /// The first job of somebody who does not keep too many waiting already.
     fn next(&mut self) -> Option<Job> {
-        let free =
-            |job: &Job| shares(job.token.who).iter().all(|share| self.busy.get(share).is_none_or(|n| *n < AT_ONCE));
+        let has = |share: &Share| self.busy.get(share).copied().unwrap_or(0);
+        let free = |job: &Job| shares(job.token.who).iter().all(|(share, most)| has(share) < *most);
         let at = self.waiting.iter().position(free)?;
         let job = self.waiting.remove(at)?;
-        for share in shares(job.token.who) {
+        for (share, _) in shares(job.token.who) {
             *self.busy.entry(share).or_default() += 1;
         }
         Some(job)
     }
 
     fn done(&mut self, who: Who) {
-        for share in shares(who) {
+        for (share, _) in shares(who) {
             if let Some(busy) = self.busy.get_mut(&share) {
                 *busy -= 1;
                 if *busy == 0 {

@@ -138,7 +138,7 @@ mod tests {
 
         let second = folder.path().join("run/second.sock");
         fs::rename(&path, &second).unwrap(); // as if it had been killed: nobody takes it away
-        fs::copy("/dev/null", &path).unwrap();
+        fs::write(&path, "").unwrap();
         let error = Listener::open(&config(path.clone())).unwrap_err().to_string();
         assert!(error.contains("a file that is no socket"), "{error}");
         fs::remove_file(&path).unwrap();

@@ -1,28 +1,39 @@
-//! A client that can be rude.
+//! A client of a node's socket that can be rude, and one that is a process of its own.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
+use std::fs;
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use pipewarden::ownership::node::frame::Lines;
 use pipewarden::ownership::node::protocol::{Ask, Code, Holders, Message, Request, Tell};
-use pipewarden_tests::deadline::Deadline;
+use serde_json::Value;
+
+use crate::binaries::binary;
+use crate::deadline::Deadline;
 
 /// What came in answer.
 #[derive(Debug)]
 pub struct Answer {
+    /// What is said.
     pub tell: Tell,
+    /// What was passed with it.
     pub fds: Vec<OwnedFd>,
 }
 
 impl Answer {
     /// What an error says.
+    #[must_use]
     pub fn error(&self) -> (Code, &str) {
         match &self.tell {
             Tell::Error { code, message } => (*code, message),
@@ -31,7 +42,10 @@ impl Answer {
     }
 }
 
+/// A connection to a node.
+#[derive(Debug)]
 pub struct Client {
+    /// The connection itself.
     pub stream: UnixStream,
     lines: Lines<OwnedFd>,
     /// Events that came while an answer was waited for.
@@ -41,15 +55,19 @@ pub struct Client {
 
 impl Client {
     /// Connects, and says nothing.
+    #[must_use]
     pub fn mute(socket: &Path) -> Client {
         Client::over(UnixStream::connect(socket).unwrap())
     }
 
+    /// Speaks over a connection that somebody made.
+    #[must_use]
     pub fn over(stream: UnixStream) -> Client {
         Client { stream, lines: Lines::default(), events: VecDeque::new(), next: 1 }
     }
 
     /// Connects and says hello.
+    #[must_use]
     pub fn greeting(socket: &Path) -> Client {
         let mut client = Client::mute(socket);
         let answer = client.ask(Ask::Hello { program: "test".into() }, &[]);
@@ -57,7 +75,11 @@ impl Client {
         client
     }
 
-    /// Sends bytes, with descriptors.
+    /// Sends bytes, with descriptors: how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&fds)];
@@ -80,6 +102,7 @@ impl Client {
         self.answer(id)
     }
 
+    /// Watches a pipe; the number of the watch.
     pub fn watch(&mut self, read: &impl AsFd) -> u64 {
         match self.ask(Ask::Watch, &[read.as_fd()]).tell {
             Tell::Watching { watch, .. } => watch,
@@ -93,6 +116,7 @@ impl Client {
         self.holders_of(id)
     }
 
+    /// The same for a question that was sent already.
     pub fn holders_of(&mut self, id: u64) -> (Holders, Vec<OwnedFd>) {
         let (mut all, mut pidfds) = (None::<Holders>, Vec::new());
         loop {
@@ -148,7 +172,6 @@ impl Client {
         }
     }
 
-    #[allow(dead_code, reason = "the next tests need it")]
     /// Waits until the node hangs up; the errors that it says before.
     pub fn last_words(&mut self) -> Vec<(u64, Code)> {
         let mut said = Vec::new();
@@ -158,6 +181,13 @@ impl Client {
             }
         }
         said
+    }
+
+    /// Sends a request, and listens until the node hangs up: the errors that it says.
+    pub fn request_and_listen(&mut self, ask: Ask) -> Vec<(u64, Code)> {
+        let line = Request::new(self.next, ask).line();
+        let _ = self.send(&line, &[]);
+        self.last_words()
     }
 
     fn read(&mut self) -> bool {
@@ -181,5 +211,87 @@ impl Client {
         let bytes = message.bytes;
         assert!(self.lines.push(&buffer[..bytes], fds).is_empty());
         bytes > 0
+    }
+}
+
+/// A copy of one of our programs that other users may run. Another process makes it: nobody could run what a
+/// child of another test still has open for writing.
+#[must_use]
+pub fn for_everybody(program: &str, folder: &Path, mode: &str) -> PathBuf {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder.join(format!("{program}-{mode}"));
+    let mut install = Command::new("install");
+    install.args(["-m", mode]).arg(binary(program)).arg(&path);
+    assert!(install.status().unwrap().success());
+    path
+}
+
+/// `ask_node` at work.
+#[derive(Debug)]
+pub struct Answers {
+    child: Child,
+    orders: ChildStdin,
+    said: BufReader<ChildStdout>,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Answers {
+    /// Started by this command, with these descriptors under these numbers.
+    #[must_use]
+    pub fn started(mut command: Command, fds: &[(i32, OwnedFd)]) -> Answers {
+        // Out of the way of the numbers.
+        let copy = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(100)).unwrap();
+        let copies: Vec<(RawFd, RawFd)> = fds.iter().map(|(number, fd)| (copy(fd), *number)).collect();
+        let given = copies.clone();
+        // SAFETY: dup2 is a system call and nothing else.
+        unsafe {
+            command.pre_exec(move || {
+                for (fd, number) in &given {
+                    Errno::result(libc::dup2(*fd, *number))?;
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        for (fd, _) in copies {
+            // SAFETY: it is ours, and nobody else knows of it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        let (orders, said) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Answers { child, orders, said, folder: None }
+    }
+
+    /// Of a user who is nobody, about a pipe of his own.
+    #[must_use]
+    pub fn of_nobody(socket: &Path) -> Answers {
+        let folder = tempfile::tempdir().unwrap();
+        let program = for_everybody("ask_node", folder.path(), "0755");
+        let mut command = Command::new(program);
+        command.arg(socket).current_dir("/").uid(65534).gid(65534);
+        let mut answers = Answers::started(command, &[]);
+        answers.folder = Some(folder);
+        answers
+    }
+
+    /// Asks once more.
+    ///
+    /// # Panics
+    ///
+    /// When no answer comes.
+    pub fn another(&mut self) -> Value {
+        self.orders.write_all(b"\n").unwrap();
+        let there = Deadline::patient().wait(self.said.get_ref().as_fd(), PollFlags::POLLIN);
+        assert!(there, "ask_node says nothing");
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        drop(self.folder.take());
     }
 }
