@@ -25,6 +25,8 @@ pub struct Node {
     child: Child,
     process: Process,
     folder: tempfile::TempDir,
+    /// How much it had said before it was started last.
+    heard: usize,
 }
 
 /// The one that tests of this program share while they run.
@@ -87,7 +89,7 @@ impl Node {
         fs::write(at("node.toml"), text).unwrap();
         let child = spawn(folder.path()).unwrap();
         let process = Process::open(child.id().cast_signed()).unwrap();
-        let mut node = Node { child, process, folder };
+        let mut node = Node { child, process, folder, heard: 0 };
         node.comes_up().then_some(()).or_else(|| {
             // What it has to say about a machine without a rung is the same in every test.
             assert!(node.said().contains("see pipewarden doctor"), "{}", node.said());
@@ -128,9 +130,15 @@ impl Node {
     /// Waits until somebody answers at its socket. False when it ends instead.
     fn comes_up(&mut self) -> bool {
         let mut ended = false;
+        // Where it answers HTTP, it says so last.
+        let by_http = !fs::read_to_string(self.config()).unwrap().contains("listen = \"off\"");
+        let is_up = |node: &Node| match by_http {
+            true => node.said()[node.heard..].contains("/metrics\n"),
+            false => UnixStream::connect(node.socket()).is_ok(),
+        };
         let came = Deadline::patient().until(|| {
             ended = self.child.try_wait().unwrap().is_some();
-            ended || self.said().contains("node: http://") || UnixStream::connect(self.socket()).is_ok()
+            ended || is_up(self)
         });
         assert!(came, "nobody listens at {}: {}", self.socket().display(), self.said());
         !ended
@@ -210,6 +218,7 @@ impl Node {
     ///
     /// When it does not come up.
     pub fn start_again(&mut self) {
+        self.heard = self.said().len();
         self.child = spawn(self.folder.path()).unwrap();
         self.process = Process::open(self.child.id().cast_signed()).unwrap();
         assert!(self.comes_up(), "{}", self.said());
