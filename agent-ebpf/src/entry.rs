@@ -84,6 +84,13 @@ macro_rules! tracepoints {
 tracepoints!(Loops, fork, exec, exit, completed, sys_exit);
 tracepoints!(Bounded, fork_bounded, exec_bounded, exit_bounded, completed_bounded, sys_exit_bounded);
 
+/// Kernels before 5.18: see [`rings::something_completed`]. All of them but 5.17 walk by a bounded loop anyway.
+#[raw_tracepoint(tracepoint = "io_uring_complete")]
+pub fn completed_unnamed(_: RawTracePointContext) -> i32 {
+    rings::something_completed::<Bounded>();
+    0
+}
+
 // Fentry rung: on the system calls' wrappers, whose one argument is the registers. The return value
 // follows it; reading it there works before 5.17 too. A program has one function: there is one each.
 

@@ -20,6 +20,14 @@ mod operation {
     pub const PIPE: u8 = 62;
 }
 
+/// Some request is complete: before Linux 5.18 the tracepoint does not name it.
+#[inline(always)]
+pub fn something_completed<W: Way>() {
+    if lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32) {
+        lineage::table_changed::<W>(Task::current());
+    }
+}
+
 /// A request (`struct io_kiocb`, or none) is complete.
 #[inline(always)]
 pub fn completed<W: Way>(request: u64) {

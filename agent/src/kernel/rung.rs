@@ -74,10 +74,11 @@ impl Rung {
             }
             Rung::Tracepoint => hooks.push(hook("sys_exit", "sys_exit", true)),
         }
-        if facts::version() >= (5, 18) {
-            // Before, its arguments did not name the request: io_uring_enter's walk is what there is.
-            hooks.push(hook("completed", "io_uring_complete", false));
-        }
+        // Before 5.18 its arguments did not name the request: whatever it was may have changed the table.
+        hooks.push(match facts::version() {
+            (5, 18..) | (6.., _) => hook("completed", "io_uring_complete", false),
+            _ => as_it_is("completed_unnamed", "io_uring_complete", false),
+        });
         hooks.push(hook("fork", "sched_process_fork", true));
         hooks
     }

@@ -34,10 +34,10 @@ pub(crate) struct Vm {
     /// Rows to run; all of them if none is named.
     #[arg(value_name = "KERNEL", value_parser = ROWS.iter().map(|row| row.name).collect::<Vec<_>>())]
     rows: Vec<String>,
-    /// Only these checks; all that a row has if none is named.
+    /// Only these checks. Without it, those that a row has in an ordinary run.
     #[arg(long, value_name = "CHECK", value_parser = HARNESSES.iter().map(|harness| harness.name).collect::<Vec<_>>())]
     only: Vec<String>,
-    /// All tests of each check, which takes hours. How many operations the oracle takes by chance is said by
+    /// All checks, and all tests of each, which takes hours. How many operations the oracle takes by chance is said by
     /// PIPEWARDEN_ORACLE_OPERATIONS.
     #[arg(long)]
     long: bool,
@@ -81,6 +81,7 @@ impl Vm {
             busybox: &busybox,
             bash: &bash,
             harnesses: &harnesses,
+            by_name: !self.only.is_empty(),
             long: self.long,
             operations: operations.as_deref(),
             shell: self.shell,
@@ -151,6 +152,8 @@ struct Content<'a> {
     bash: &'a Path,
     /// What was asked for.
     harnesses: &'a [&'static Harness],
+    /// Whether they were named.
+    by_name: bool,
     long: bool,
     /// What was said of the oracle, if anything was.
     operations: Option<&'a str>,
@@ -161,7 +164,8 @@ struct Content<'a> {
 impl Content<'_> {
     /// What is checked on a row.
     fn harnesses_of(&self, row: &Row) -> impl Iterator<Item = &'static Harness> {
-        self.harnesses.iter().copied().filter(|harness| harness.reach <= row.reach)
+        let reach = if self.long || self.by_name { row.most } else { row.reach };
+        self.harnesses.iter().copied().filter(move |harness| harness.reach <= reach)
     }
 
     /// What the tests of a harness are told beside what all are.

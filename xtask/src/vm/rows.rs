@@ -23,8 +23,10 @@ pub(crate) struct Row {
     /// Its name, for the table and the command line.
     pub(crate) name: &'static str,
     pub(crate) place: Place,
-    /// How much is checked on it.
+    /// How much is checked on it ordinarily.
     pub(crate) reach: Reach,
+    /// And when that is asked for by name, or by `--long`.
+    pub(crate) most: Reach,
     /// Rungs that must be usable.
     pub(crate) usable: &'static [&'static str],
     /// Rungs that must not.
@@ -34,23 +36,25 @@ pub(crate) struct Row {
 const BPF: &[&str] = &["bpf-fentry", "bpf-kprobe", "bpf-tracepoint"];
 const ALL: &[&str] = &["bpf-fentry", "bpf-kprobe", "bpf-tracepoint", "connector", "proc"];
 
-const fn machine(name: &'static str, series: &'static str, words: &'static str) -> Row {
-    Row { name, place: Place::Machine { series, words }, reach: Reach::All, usable: ALL, unusable: &["node"] }
+const fn machine(name: &'static str, series: &'static str, words: &'static str, reach: Reach) -> Row {
+    let place = Place::Machine { series, words };
+    Row { name, place, reach, most: Reach::All, usable: ALL, unusable: &["node"] }
 }
 
 /// All of them, in the table's order.
 pub(crate) const ROWS: &[Row] = &[
-    machine("5.10", "5.10", ""),
-    machine("6.1", "6.1", ""),
-    machine("6.12", "6.12", ""),
+    machine("5.10", "5.10", "", Reach::Basics),
+    machine("6.1", "6.1", "", Reach::Chance),
+    machine("6.12", "6.12", "", Reach::Basics),
     // The same kernel once more, which now leaves programs out where they interrupt each other.
-    Row { reach: Reach::Chance, ..machine("6.12-full", "6.12", "preempt=full") },
-    machine("7.2", "7.2", ""),
+    Row { most: Reach::Chance, ..machine("6.12-full", "6.12", "preempt=full", Reach::Basics) },
+    machine("7.2", "7.2", "", Reach::Basics),
     // Blocks what reads kernel memory, and with it every rung; not the iterators, and not BPF as such.
     Row {
         name: "6.12-lockdown",
         place: Place::Machine { series: "6.12", words: "lsm=lockdown,yama,bpf lockdown=confidentiality" },
-        reach: Reach::Chance,
+        reach: Reach::Basics,
+        most: Reach::Chance,
         usable: &["connector", "proc"],
         unusable: BPF,
     },
@@ -63,7 +67,8 @@ pub(crate) const ROWS: &[Row] = &[
 
 /// The whole suite runs here anyway.
 const fn here(name: &'static str, wrapper: fn(&Path) -> Command, unusable: &'static [&'static str]) -> Row {
-    Row { name, place: Place::Here(wrapper), reach: Reach::Basics, usable: &["proc"], unusable }
+    let (reach, most) = (Reach::Basics, Reach::Basics);
+    Row { name, place: Place::Here(wrapper), reach, most, usable: &["proc"], unusable }
 }
 
 fn wrapped(program: &str, arguments: &[&str], inner: &Path) -> Command {
