@@ -242,7 +242,7 @@ fn root_of(row: &Row, kernel: &Kernel, content: &Content<'_>) -> Result<Vec<u8>>
     }
     archive.device("dev/console", 5, 1);
     archive.file("bin/busybox", &fs::read(content.busybox)?);
-    for applet in ["sh", "setsid", "sleep", "true"] {
+    for applet in output(Command::new(content.busybox).arg("--list"))?.lines().filter(|applet| *applet != "busybox") {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
     archive.file("bin/bash", &fs::read(content.bash)?);
@@ -273,8 +273,7 @@ fn root_of(row: &Row, kernel: &Kernel, content: &Content<'_>) -> Result<Vec<u8>>
         jobs += &format!("{} {}\n", harness.name, words.join(" "));
     }
     if content.shell {
-        archive.file("bin/shell", b"/bin/busybox --install -s /bin\nexec sh\n");
-        jobs = "shell /bin/busybox sh /bin/shell\n".into();
+        jobs = "shell /bin/sh\n".into();
     }
     archive.file("init", &fs::read(built.programs.get("vm_init").context("no vm_init")?)?);
     archive.file("kernel-config", &fs::read(&kernel.config)?);
