@@ -1,8 +1,8 @@
-//! A container whose first process is pipewarden, by runc and a bundle made by hand.
+//! A container with pid and mount namespaces of its own, by runc and a bundle made by hand.
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -36,6 +36,7 @@ impl Container {
             runc,
             state: stage.path("runc"),
             bundle: stage.path("bundle"),
+            // A stage has one container.
             name: format!("pipewarden-test-{}", stage.folder().file_name().unwrap().to_str().unwrap()),
         };
         fs::create_dir_all(container.bundle.join("rootfs")).unwrap();
@@ -45,6 +46,51 @@ impl Container {
         }
         container.configure(stage, words);
         Ok(container)
+    }
+
+    /// Puts it into a cgroup, as a runtime that is told where by Kubernetes.
+    ///
+    /// # Panics
+    ///
+    /// When its bundle is gone.
+    #[must_use]
+    pub fn within(self, cgroup: &str) -> Container {
+        self.change(|config| config["linux"]["cgroupsPath"] = json!(cgroup))
+    }
+
+    /// Gives its processes this user and group and no capability, as an unprivileged job has it.
+    ///
+    /// # Panics
+    ///
+    /// When its bundle is gone.
+    #[must_use]
+    pub fn unprivileged(self, uid: u32, gid: u32) -> Container {
+        self.change(|config| {
+            config["process"]["user"] = json!({"uid": uid, "gid": gid});
+            config["process"]["noNewPrivileges"] = json!(true);
+            config["process"]["capabilities"] = json!({});
+        })
+    }
+
+    /// Mounts a folder of the machine at a place, read-only.
+    ///
+    /// # Panics
+    ///
+    /// When its bundle is gone.
+    #[must_use]
+    pub fn with_folder(self, folder: &Path, at: &str) -> Container {
+        self.change(|config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.push(json!({"destination": at, "type": "bind", "source": folder, "options": ["rbind", "ro"]}));
+        })
+    }
+
+    fn change(self, change: impl FnOnce(&mut Value)) -> Container {
+        let file = self.bundle.join("config.json");
+        let mut config = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        change(&mut config);
+        fs::write(file, config.to_string()).unwrap();
+        self
     }
 
     /// The machine's own programs, read-only; the stage; nothing else.
@@ -102,10 +148,15 @@ impl Container {
         command.arg(&self.name);
         command
     }
+
+    /// Ends whoever is left in it, and takes it away.
+    pub fn end(&self) {
+        let _ = self.runc("delete").args(["--force", &self.name]).stderr(Stdio::null()).status();
+    }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = self.runc("delete").args(["--force", &self.name]).stderr(Stdio::null()).status();
+        self.end();
     }
 }

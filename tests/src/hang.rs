@@ -8,7 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pipewarden::process::stat::Stat;
 
+use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
+use crate::run::copied;
 
 /// A shell that waits for the output of a command, which has put a helper into a session of its own and
 /// ends when it is told to.
@@ -28,13 +30,29 @@ impl Hang {
     /// When it does not start.
     #[must_use]
     pub fn new(name: &str) -> Hang {
+        Hang::of(name, &mut Command::new("sh"))
+    }
+
+    /// The same in a cgroup: shell, command and helper.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn within(name: &str, cgroup: &Cgroup) -> Hang {
+        let mut shell = Command::new("sh");
+        cgroup.holds(&mut shell);
+        Hang::of(name, &mut shell)
+    }
+
+    fn of(name: &str, shell: &mut Command) -> Hang {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| -> PathBuf { folder.path().join(name) };
-        fs::copy("/bin/sleep", at(name)).unwrap();
+        copied(Path::new("/bin/sleep"), &at(name));
         nix::unistd::mkfifo(&at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let command = format!("setsid ./{name} 600 & echo $! >helper.new; mv helper.new helper; read line <go\n");
         fs::write(at("command"), command).unwrap();
-        let shell = Command::new("sh").args(["-c", "output=$(sh command)"]).current_dir(folder.path()).spawn().unwrap();
+        let shell = shell.args(["-c", "output=$(sh command)"]).current_dir(folder.path()).spawn().unwrap();
         let helper = || fs::read_to_string(at("helper")).ok()?.trim().parse().ok();
         let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == name);
         assert!(Deadline::patient().until(|| helper().is_some_and(runs)), "the helper does not start");

@@ -15,6 +15,7 @@
 
 pub mod actor;
 pub mod binaries;
+pub mod cgroup;
 pub mod container;
 pub mod deadline;
 pub mod explain;

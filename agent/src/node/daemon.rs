@@ -196,8 +196,8 @@ fn confine(whose: &str, writes_below: Option<&Path>, say: Say) {
 
 /// Who is asked for names. That nobody can be is no reason not to watch: without names, policies that want them match
 /// nobody.
-fn names(config: &super::config::Names, say: fn(&dyn std::fmt::Display)) -> Directory {
-    Directory::new(config).unwrap_or_else(|error| {
+fn names(config: &super::config::Names, say: Say) -> Directory {
+    Directory::new(config, move || confine("names", None, say)).unwrap_or_else(|error| {
         say(&format_args!("node: {error}; containers stay without names"));
         Directory::of_nobody()
     })

@@ -7,6 +7,7 @@
 //! | the loop, which looks into processes | `SYS_PTRACE`, `DAC_READ_SEARCH`; `KILL` where a policy ends; `BPF`, `PERFMON` where this kernel wants them for the maps | none may be opened for writing (seccomp) |
 //! | the audit log's | none | written below the log's folder alone (Landlock) |
 //! | HTTP, which strangers talk to | none | none at all (Landlock) |
+//! | names, which asks the container runtime | none | none at all (Landlock); its socket it may connect to |
 //!
 //! The loop is not put under Landlock, because nobody who is may look into processes that are not (that is
 //! a check of ptrace(2), and a link of /proc/PID/fd is one); a filter of system calls does for it what is needed.

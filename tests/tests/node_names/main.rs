@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's own helpers fail the test")]
 
 #[cfg(feature = "cri")]
+mod holders;
+#[cfg(feature = "cri")]
 mod messages;
 #[cfg(feature = "cri")]
 mod questions;

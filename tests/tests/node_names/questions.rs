@@ -10,7 +10,7 @@ use pipewarden_tests::deadline::Deadline;
 use super::stand_in::{self, Manner, StandIn};
 
 fn asking(socket: &Path) -> Directory {
-    Directory::new(&config::Names { cri: Some(socket.to_owned()) }).unwrap()
+    Directory::new(&config::Names { cri: Some(socket.to_owned()) }, || ()).unwrap()
 }
 
 /// The names of a container. Where everything takes long, the runtime is asked several times.

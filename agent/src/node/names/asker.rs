@@ -24,16 +24,19 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Starts the thread. That nobody listens at the socket is an answer like others: runtimes come and go.
+    /// Starts the thread, which confines itself first. That nobody listens at the socket is an answer like others: runtimes come and go.
     ///
     /// # Errors
     ///
     /// When there can be no thread.
-    pub(super) fn start(socket: PathBuf) -> io::Result<Asker> {
+    pub(super) fn start(socket: PathBuf, confine: impl FnOnce() + Send + 'static) -> io::Result<Asker> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (questions, asked) = sync_channel(OPEN);
         let (told, answers) = channel();
-        thread::Builder::new().name("names".into()).spawn(move || serve(&runtime, &socket, &asked, &told))?;
+        thread::Builder::new().name("names".into()).spawn(move || {
+            confine();
+            serve(&runtime, &socket, &asked, &told);
+        })?;
         Ok(Asker { questions, answers })
     }
 

@@ -86,18 +86,22 @@ pub struct Directory {
 pub const SYSTEMATIC: u64 = 10;
 
 impl Directory {
-    /// Asks whom the configuration names; nobody where it names nobody.
+    /// Asks whom the configuration names; nobody where it names nobody. `confine` is what the thread that asks does
+    /// first: to give up what it does not need.
     ///
     /// # Errors
     ///
     /// When there can be no thread for it, or when this build cannot ask: in one line.
-    pub fn new(names: &config::Names) -> Result<Directory, String> {
+    pub fn new(names: &config::Names, confine: impl FnOnce() + Send + 'static) -> Result<Directory, String> {
         let Some(socket) = &names.cri else { return Ok(Directory::of_nobody()) };
         #[cfg(feature = "cri")]
         {
-            let asker = asker::Asker::start(socket.clone()).map_err(|error| format!("[names] cri: {error}"))?;
+            let asker =
+                asker::Asker::start(socket.clone(), confine).map_err(|error| format!("[names] cri: {error}"))?;
             Ok(Directory { asker: Some(asker), ..Directory::of_nobody() })
         }
+        #[cfg(not(feature = "cri"))]
+        drop(confine);
         #[cfg(not(feature = "cri"))]
         Err(format!("[names] cri = \"{}\": {NOT_IN_THIS_BUILD}", socket.display()))
     }
@@ -194,7 +198,7 @@ mod tests {
 
     #[test]
     fn who_asks_nobody_knows_nothing() {
-        let mut directory = Directory::new(&config::Names::default()).unwrap();
+        let mut directory = Directory::new(&config::Names::default(), || ()).unwrap();
         assert_eq!(directory.of("4c01", Instant::now()), Known::Nothing);
         assert_eq!(directory.counts(), NameCounts::default());
     }
