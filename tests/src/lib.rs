@@ -39,6 +39,7 @@ pub mod session;
 pub mod shape;
 pub mod skip;
 pub mod stage;
+pub mod stand_in;
 pub mod supervise;
 pub mod terminal;
 pub mod tracer;

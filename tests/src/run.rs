@@ -4,16 +4,19 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use pipewarden::ownership::node::protocol::ENVIRONMENT;
 
 use crate::binaries::{UNDER_TEST, binary};
 use crate::deadline::{Deadline, PATIENCE};
 use crate::fixture::SOCKET;
 use crate::kernel;
+use crate::node::Node;
 use crate::own_lock;
 use crate::process::Process;
 use crate::reader::{Pace, Read, read_to_end};
@@ -36,6 +39,9 @@ const UNHURRIED: [[&str; 2]; 2] = [["--kill-after", "30s"], ["--max-drain", "60s
 
 /// What a run says that is to have the live map, of which the machine has one.
 const BPF: &str = "--backend=bpf";
+
+/// What one says that is to ask a node.
+const NODE: &str = "--backend=node";
 
 /// A run to be started.
 #[derive(Debug)]
@@ -201,10 +207,11 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// The words of the whole: for a run inside something else. If that is a run too, it carries the tracker.
+    /// The words of the whole: for a run inside something else. If that is a run too, it carries the tracker, or
+    /// says where the node is.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {
-        self.line(self.backend().filter(|option| option != BPF))
+        self.line(self.backend().filter(|option| option != BPF && option != NODE))
     }
 
     fn line(&self, backend: Option<OsString>) -> Vec<OsString> {
@@ -238,6 +245,8 @@ impl<'a> Run<'a> {
             Some("proc") => true,
             // Another user may not load programs.
             Some("bpf") => !unshared && self.uid.is_none() && is_root(),
+            // Its socket has to be seen, and somebody who may start one.
+            Some("node") => !self.elsewhere && is_root(),
             _ => !unshared,
         };
         let mut option = OsString::from("--backend=");
@@ -268,9 +277,15 @@ impl<'a> Run<'a> {
         if self.lock.is_none() && (asked || backend.as_ref().is_some_and(|option| option == BPF)) && is_root() {
             self.lock = Some(own_lock::new(self.stage));
         }
-        let words = self.line(backend);
+        let by_name = backend.as_ref().is_some_and(|option| option == NODE);
+        let node = by_name.then(|| Node::shared("a run with --backend node")).flatten();
+        let words = self.line(backend.filter(|_| node.is_some() == by_name));
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env(SOCKET, self.stage.socket()).envs(self.environment);
+        command.args(&words[1..]).env(SOCKET, self.stage.socket());
+        if let Some(node) = &node {
+            command.env(ENVIRONMENT, node.socket());
+        }
+        command.envs(self.environment);
         if self.terminal {
             // SAFETY: setsid(2) and ioctl(2) are async-signal-safe and take no lock.
             unsafe { command.pre_exec(take_terminal) };
@@ -301,7 +316,7 @@ impl<'a> Run<'a> {
         let (stderr, read_stderr) = stream(self.stderr, Pace::Eager);
         let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
         let process = Process::open(child.id().try_into().unwrap()).unwrap();
-        Running { process, child, stdout: read_stdout, stderr: read_stderr, deadline }
+        Running { process, child, stdout: read_stdout, stderr: read_stderr, deadline, _node: node }
     }
 
     /// Starts it and waits for its end.
@@ -344,6 +359,8 @@ pub struct Running {
     stdout: Option<JoinHandle<Read>>,
     stderr: Option<JoinHandle<Read>>,
     deadline: Deadline,
+    /// What it asks, as long as it may.
+    _node: Option<Arc<Node>>,
 }
 
 impl Running {

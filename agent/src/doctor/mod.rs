@@ -9,8 +9,6 @@ pub mod probe;
 pub mod proc;
 
 use std::env;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -23,6 +21,7 @@ use crate::kernel::self_test::in_initial_pid_namespace;
 use crate::ownership::bpf;
 use crate::ownership::events::Names;
 use crate::ownership::ladder;
+use crate::ownership::node::client::{self, Knock};
 
 /// Everything that doctor found out. The JSON is this, field by field.
 #[derive(Clone, Debug, Serialize)]
@@ -108,6 +107,10 @@ pub struct Tracker {
 
 /// What `run --backend auto` comes to here, once its command has lived a little; and marks what it uses.
 fn pick(rungs: &mut [Rung]) -> &'static str {
+    if let Some(node) = rungs.iter_mut().find(|rung| rung.name == NODE && rung.usable) {
+        node.used_by_run = true;
+        return NODE;
+    }
     let mut auto = Names::PROC;
     if let Some(connector) = rungs.iter_mut().find(|rung| rung.name == Names::CONNECTOR.rung && rung.usable) {
         match ladder::room_for_another() {
@@ -123,7 +126,8 @@ fn pick(rungs: &mut [Rung]) -> &'static str {
 
 /// The live map that it changes to, if nobody else on this machine has one; marked too.
 fn pick_later(rungs: &mut [Rung], tracker: &Tracker) -> Option<&'static str> {
-    if tracker.carried || !bpf::may_be_had() {
+    let asks_a_node = rungs.iter().any(|rung| rung.name == NODE && rung.usable);
+    if asks_a_node || tracker.carried || !bpf::may_be_had() {
         return None;
     }
     let rung = rungs.iter_mut().find(|rung| rung.usable && rung.name.starts_with("bpf-"))?;
@@ -196,18 +200,17 @@ fn explained(verdict: &Verdict, probe: Probe, situation: &advice::Situation) -> 
     }
 }
 
-/// Where a node listens.
-fn node_socket() -> PathBuf {
-    env::var_os("PIPEWARDEN_NODE_SOCKET").map_or_else(|| PathBuf::from("/run/pipewarden/node.sock"), PathBuf::from)
-}
+/// The rung of who asks a node.
+const NODE: &str = "node";
 
+/// Asks for a node as a run does.
 fn node() -> Rung {
-    let socket = node_socket();
-    let reason = match UnixStream::connect(&socket) {
-        Ok(_) => format!("something listens at {}, but this version asks no node", socket.display()),
-        Err(error) => format!("no node at {}: {error}; this version asks none anyway", socket.display()),
+    let socket = client::socket_path();
+    let (usable, reason) = match Knock::wait(&socket) {
+        Ok(node) => (true, format!("a node listens at {}, on {}", socket.display(), node.names.rung)),
+        Err(why) => (false, why.to_string()),
     };
-    Rung { name: "node", usable: false, used_by_run: false, reason, verifier: Vec::new(), cost: None }
+    Rung { name: NODE, usable, used_by_run: false, reason, verifier: Vec::new(), cost: None }
 }
 
 fn capabilities(held: Option<Held>) -> CapabilitySets {

@@ -31,7 +31,7 @@ use crate::kernel::seed::Root;
 use crate::kernel::self_test::{self, SelfTestError, in_initial_pid_namespace};
 use crate::kernel::tracker::{Losses, Reader, Tracker};
 use crate::kernel::trial::on_trial;
-use crate::pipe::{End, PipeId, Relation};
+use crate::pipe::{End, Pipe, PipeId, Relation};
 use crate::process::stat::Stat;
 use crate::process::table::{Hold, Via};
 
@@ -214,7 +214,7 @@ impl Events for BpfEvents {
         Ok(self.lost())
     }
 
-    fn follow(&mut self, lineage: &Lineage) {
+    fn follow(&mut self, lineage: &Lineage, _pipes: &[Pipe]) {
         self.home = lineage.home;
         self.shared.must_seed.store(true, Ordering::Release);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Lineage;
 use super::events::{Escaped, Events, LineageEvent, Names};
 use crate::kernel::connector::{Connector, ConnectorEvent};
+use crate::pipe::Pipe;
 use crate::process::stat::Stat;
 
 /// How many events of the machine are looked at in one turn: some milliseconds, after which bytes
@@ -113,7 +114,7 @@ impl Events for ConnectorEvents {
     }
 
     /// The lineage is what descends from the supervisor, whichever try began it.
-    fn follow(&mut self, lineage: &Lineage) {
+    fn follow(&mut self, lineage: &Lineage, _pipes: &[Pipe]) {
         debug_assert_eq!(lineage.root, self.members.root);
     }
 

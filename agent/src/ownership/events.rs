@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::keep::Keep;
 use super::{Lineage, Source};
-use crate::pipe::PipeId;
+use crate::pipe::{Pipe, PipeId};
 use crate::process::stat::Stat;
 use crate::process::table::Hold;
 
@@ -32,6 +32,8 @@ pub enum LineageEvent {
     Exited(i32),
     /// Nobody writes to a pipe any more.
     LastWriterGone(PipeId),
+    /// Others hold a pipe now than before.
+    Changed(PipeId),
     /// Events are missing: what was known from events must be read anew.
     Lost {
         /// How they got lost.
@@ -95,8 +97,9 @@ pub trait Events: Send {
     /// When there will be no more events: whatever happened up to now must be found without them.
     fn next(&mut self) -> io::Result<Option<LineageEvent>>;
 
-    /// A try begins, with this lineage. It is called before its command's first event is asked for.
-    fn follow(&mut self, lineage: &Lineage);
+    /// A try begins, with this lineage and these pipes. It is called before its command's first event is
+    /// asked for.
+    fn follow(&mut self, lineage: &Lineage, pipes: &[Pipe]);
 
     /// A child of the supervisor is a helper of its own, and no lineage.
     fn disown(&mut self, helper: i32);

@@ -2,11 +2,11 @@
 //!
 //! | `--backend` | from the start | later |
 //! |---|---|---|
-//! | `auto` | `/proc`, without events | the connector, once the command has lived a little and few listen; the live map, once it has lived a second and the machine's tracker is nobody's |
+//! | `auto` | `/proc`, without events | a node, where one lets us in; without one the connector, once the command has lived a little and few listen; the live map, once it has lived a second and the machine's tracker is nobody's |
 //! | `proc` | `/proc`, without events | |
 //! | `connector` | `/proc`, with events from the connector, or nothing is started | |
 //! | `bpf` | the live map, with its events, or nothing is started | |
-//! | `node` | in no version yet: nothing is started | |
+//! | `node` | a node's live map, with its events, or nothing is started | `/proc` when it is gone, and the node again when it is back |
 //!
 //! A better source is plugged in as an [`Events`]: forced ones in [`from_the_start`], and what `auto`
 //! attaches in the background as another step of the [`Ladder`].
@@ -25,6 +25,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use super::bpf::{self, NoMap};
 use super::connector::ConnectorEvents;
 use super::events::Events;
+use super::node::client::{self, Knock, NoNode, Word};
+use super::node::events::NodeEvents;
 use crate::kernel::connector::{self, Connector, ConnectorError, Kinds, Trial};
 use crate::kernel::self_test::in_initial_pid_namespace;
 
@@ -56,6 +58,16 @@ pub const WORTH_A_MAP: Duration = Duration::from_secs(1);
 /// much again, and from there on it is as bad as their number: 478 us with 100, 1.6 ms with 500.
 pub const MOST_LISTENERS: usize = 8;
 
+/// How soon a node that was lost is looked for again, at first and at most: it takes a tenth of a second to
+/// start one.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How often `auto` looks for it before it takes something else: some three seconds.
+const PATIENT: u32 = 5;
+
+/// Who was let in for so long had a node.
+const FOR_A_WHILE: Duration = Duration::from_secs(1);
+
 /// Why the backend that was asked for cannot be had; nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
@@ -65,9 +77,12 @@ pub enum Unavailable {
     /// There is no live map.
     #[error("--backend bpf cannot be had here: {0}; pipewarden doctor says more, --backend auto takes what there is")]
     Bpf(#[from] NoMap),
-    /// It has not been built.
-    #[error("--backend {0} is not in this version; --backend auto takes what there is")]
-    NotBuilt(&'static str),
+    /// There is no node.
+    #[error(
+        "--backend node cannot be had here: {0}; start one (pipewarden node), set {name} to its socket, or take --backend auto",
+        name = super::node::protocol::ENVIRONMENT
+    )]
+    Node(#[from] NoNode),
 }
 
 /// Events from a source that passed its self-test.
@@ -104,7 +119,11 @@ pub fn from_the_start(backend: Backend, root: i32, helpers: &HashSet<i32>) -> Re
             Box::new(ConnectorEvents::from_the_start(connector, root, helpers))
         }
         Backend::Bpf => Box::new(bpf::Attached::in_peace()?.into_events(root)),
-        Backend::Node => return Err(Unavailable::NotBuilt("node")),
+        Backend::Node => {
+            let path = client::socket_path();
+            let events = NodeEvents::new(Knock::wait(&path)?, root);
+            Box::new(events.map_err(|error| NoNode::Broken(path, error))?)
+        }
     };
     Ok(Some(Attached { events, took: began.elapsed() }))
 }
@@ -112,9 +131,14 @@ pub fn from_the_start(backend: Backend, root: i32, helpers: &HashSet<i32>) -> Re
 /// What `auto` attaches while the command runs. Nothing here waits.
 pub struct Ladder {
     step: Step,
+    backend: Backend,
     /// Since when the first command runs.
     began: Option<Instant>,
     root: i32,
+    /// The last time that a node let us in.
+    let_in: Option<Instant>,
+    /// How often a node was lost, or none found, since one was there for a while.
+    in_vain: u32,
 }
 
 enum Step {
@@ -122,6 +146,12 @@ enum Step {
     Rest,
     /// As soon as a command runs, for a while.
     Wanted,
+    /// A node was lost: it may come back.
+    Lost,
+    /// A node, once it is that late.
+    NodeAt(Instant),
+    /// We have knocked at a node's.
+    Knocked(Box<Knock>),
     /// The connector, once it is that late.
     At(Instant),
     /// The connector is on probation, since then.
@@ -137,15 +167,25 @@ impl Ladder {
     #[must_use]
     pub fn new(backend: Backend, root: i32) -> Ladder {
         let step = if backend == Backend::Auto { Step::Wanted } else { Step::Rest };
-        Ladder { step, began: None, root }
+        // What is asked for by name is there.
+        let let_in = (backend == Backend::Node).then(Instant::now);
+        Ladder { step, backend, began: None, root, let_in, in_vain: 0 }
     }
 
     /// A command runs, since now.
     pub fn begin(&mut self, now: Instant) {
         if matches!(self.step, Step::Wanted) {
-            self.began = Some(now);
-            self.step = Step::At(now + SETTLED);
+            self.step = Step::NodeAt(now);
         }
+        self.began.get_or_insert(now);
+    }
+
+    /// The node that was in use is gone.
+    pub fn lost_the_node(&mut self) {
+        if self.let_in.is_some_and(|since| since.elapsed() >= FOR_A_WHILE) {
+            self.in_vain = 0;
+        }
+        self.step = Step::Lost;
     }
 
     /// When to climb next, at the latest.
@@ -153,8 +193,10 @@ impl Ladder {
     pub fn due(&self) -> Option<Instant> {
         match &self.step {
             Step::Rest | Step::Wanted => None,
+            Step::Lost => self.began,
+            Step::Knocked(knock) => Some(knock.deadline()),
             Step::Loading(loading) => Some(loading.deadline),
-            Step::At(at) | Step::MapAt(at) => Some(*at),
+            Step::At(at) | Step::MapAt(at) | Step::NodeAt(at) => Some(*at),
             Step::Trial(trial, _) => Some(trial.deadline()),
         }
     }
@@ -164,6 +206,7 @@ impl Ladder {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.step {
             Step::Trial(trial, _) => Some(trial.connector().as_fd()),
+            Step::Knocked(knock) => Some(knock.fd()),
             Step::Loading(loading) => Some(loading.fd()),
             _ => None,
         }
@@ -173,6 +216,18 @@ impl Ladder {
     /// for a while.
     pub fn climb(&mut self, now: Instant, helpers: &mut HashSet<i32>) -> Option<Result<Attached, Missed>> {
         match std::mem::replace(&mut self.step, Step::Rest) {
+            Step::Lost => {
+                self.step = self.after_no_node(now);
+                None
+            }
+            Step::NodeAt(at) if now >= at => match Knock::begin(&client::socket_path()) {
+                Ok(knock) => {
+                    self.step = Step::Knocked(Box::new(knock));
+                    None
+                }
+                Err(why) => self.no_node(&why, now),
+            },
+            Step::Knocked(knock) => self.listen(*knock, now),
             Step::At(at) if now >= at => match on_trial() {
                 Ok((trial, began)) => {
                     helpers.insert(trial.child());
@@ -224,6 +279,46 @@ impl Ladder {
                 None
             }
         }
+    }
+
+    fn listen(&mut self, knock: Knock, now: Instant) -> Option<Result<Attached, Missed>> {
+        let began = knock.began();
+        match knock.listen() {
+            Word::None(knock) => {
+                self.step = Step::Knocked(Box::new(knock));
+                None
+            }
+            Word::Out(why) => self.no_node(&why, now),
+            Word::In(client) => match NodeEvents::new(client, self.root) {
+                Ok(events) => {
+                    self.let_in = Some(Instant::now());
+                    Some(Ok(Attached { events: Box::new(events), took: began.elapsed() }))
+                }
+                Err(error) => self.no_node(&NoNode::Broken(client::socket_path(), error), now),
+            },
+        }
+    }
+
+    /// There is no node now. That there never was one is how most machines are, and needs no word.
+    fn no_node(&mut self, why: &NoNode, now: Instant) -> Option<Result<Attached, Missed>> {
+        let again = self.let_in.is_some();
+        self.step = if again { self.after_no_node(now) } else { Step::At(self.settled(now)) };
+        let expected = again || matches!(why, NoNode::Absent(_));
+        (!expected).then(|| Err(Missed { rung: "node", why: why.to_string() }))
+    }
+
+    /// A node that was there is asked for again, ever later; `auto` takes what else there is after a while.
+    fn after_no_node(&mut self, now: Instant) -> Step {
+        let pause = BACK_OFF.0.saturating_mul(1 << self.in_vain.min(16)).min(BACK_OFF.1);
+        self.in_vain += 1;
+        if self.backend == Backend::Auto && self.in_vain > PATIENT {
+            return Step::At(self.settled(now));
+        }
+        Step::NodeAt(now + pause)
+    }
+
+    fn settled(&self, now: Instant) -> Instant {
+        self.began.unwrap_or(now) + SETTLED
     }
 
     /// What follows the connector. Who may not have a live map does not hear of it in every run: `doctor`

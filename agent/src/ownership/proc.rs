@@ -26,6 +26,11 @@ impl Proc {
         Proc { lineage, keep }
     }
 
+    /// The supervisor.
+    pub(super) fn root(&self) -> i32 {
+        self.lineage.root
+    }
+
     /// A holder, as it is described now.
     pub(super) fn holder(&self, stat: &Stat, relation: Relation, holds: Vec<Hold>) -> io::Result<Holder> {
         let description = describe(stat.id.pid)?;
@@ -41,7 +46,7 @@ impl Proc {
     }
 
     /// The lineage's live processes, parents first.
-    fn members(&self, except: &HashSet<i32>) -> io::Result<Vec<Stat>> {
+    pub(super) fn members(&self, except: &HashSet<i32>) -> io::Result<Vec<Stat>> {
         let pids = children::descendants(self.lineage.root, except)?;
         let mut members: Vec<Stat> =
             pids.into_iter().filter_map(|pid| Stat::read(pid).ok()).filter(|stat| !stat.is_dead()).collect();
@@ -135,7 +140,7 @@ impl Proc {
 
     /// What a process is that the walk over the lineage did not show. It can be lineage all the same:
     /// born since.
-    fn relation(&self, stat: &Stat) -> Relation {
+    pub(super) fn relation(&self, stat: &Stat) -> Relation {
         if children::descends_from(stat.id.pid, self.lineage.root) {
             Relation::Lineage
         } else if self.lineage.adopter == Some(stat.ppid) {

@@ -12,6 +12,7 @@ use crate::ownership::keep::Keep;
 use crate::ownership::ladder::{self, Attached, Backend, Ladder, Unavailable};
 use crate::ownership::proc::Proc;
 use crate::ownership::{Lineage, Source};
+use crate::pipe::Pipe;
 use crate::process::stat::Stat;
 
 /// What a run knows its lineage by. It outlasts the tries.
@@ -51,10 +52,10 @@ impl Tracker {
     }
 
     /// A try begins.
-    pub fn follow(&mut self, lineage: &Lineage, now: Instant) {
+    pub fn follow(&mut self, lineage: &Lineage, pipes: &[Pipe], now: Instant) {
         self.ladder.begin(now);
         if let Some(events) = &mut self.events {
-            events.follow(lineage);
+            events.follow(lineage, pipes);
         }
     }
 
@@ -94,10 +95,16 @@ impl Tracker {
     }
 
     /// Attaches what is due.
-    pub fn climb(&mut self, now: Instant, lineage: &Lineage, helpers: &mut HashSet<i32>, journal: &mut Journal) {
+    pub fn climb(
+        &mut self,
+        now: Instant,
+        (lineage, pipes): (&Lineage, &[Pipe]),
+        helpers: &mut HashSet<i32>,
+        journal: &mut Journal,
+    ) {
         match self.ladder.climb(now, helpers) {
             Some(Ok(mut attached)) => {
-                attached.events.follow(lineage);
+                attached.events.follow(lineage, pipes);
                 self.take(attached, journal);
             }
             Some(Err(missed)) => journal.source_degraded(missed.rung, self.names().rung, &missed.why),
@@ -159,11 +166,14 @@ impl Tracker {
         }
     }
 
-    /// Back to `/proc` alone, which loses nothing: it is asked as before, only not sooner.
+    /// Back to `/proc` alone, which loses nothing: it is asked as before, only not sooner. A node may come back.
     fn fall(&mut self, error: &io::Error, journal: &mut Journal) {
-        let rung = self.names().rung;
+        let Names { backend, rung } = self.names();
         self.events = None;
         self.lost = None;
+        if backend == "node" {
+            self.ladder.lost_the_node();
+        }
         journal.source_degraded(rung, Names::PROC.rung, &error.to_string());
         journal.source_is(Names::PROC);
     }

@@ -42,11 +42,6 @@ fn no_live_map_without_the_capabilities() {
     }
 }
 
-#[test]
-fn what_is_not_built_is_said() {
-    is_refused(&[], ["--backend", "node"], "not in this version");
-}
-
 /// `auto` says what it wanted and goes on.
 fn goes_without(wrapper: &[&str]) {
     let stage = Stage::new();

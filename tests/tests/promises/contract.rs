@@ -63,7 +63,7 @@ const SELF_PORTRAIT: &str = r#"
     grep -E '^(Sig(Blk|Ign)|Cap|Umask|NoNewPrivs|Seccomp|Groups|Uid|Gid|Cpus_allowed):' /proc/self/status
     cat /proc/self/limits /proc/self/oom_score_adj /proc/self/timerslack_ns /proc/self/personality
     cat /proc/self/cgroup; readlink /proc/self/ns/* | grep -v "$OTHER_NAMESPACE"; nice; pwd; ulimit -a
-    env | grep -v '^_=' | sort; ls /proc/self/fd
+    env | grep -v -e '^_=' -e '^PIPEWARDEN_NODE_SOCKET=' | sort; ls /proc/self/fd
 "#;
 
 fn portrait(prepare: &str, run: bool) -> String {

@@ -64,8 +64,9 @@ impl Supervisor<'_> {
         }
         let now = self.now();
         let had = self.scene.tracker.names();
+        let pipes = self.open_pipes();
         let scene = &mut *self.scene;
-        scene.tracker.climb(now, &self.lineage, &mut scene.sinks, &mut scene.journal);
+        scene.tracker.climb(now, (&self.lineage, &pipes), &mut scene.sinks, &mut scene.journal);
         self.swap_the_source(had);
     }
 
@@ -110,6 +111,7 @@ impl Supervisor<'_> {
             LineageEvent::Forked { .. }
             | LineageEvent::Exited(_)
             | LineageEvent::LastWriterGone(_)
+            | LineageEvent::Changed(_)
             | LineageEvent::Lost { .. } => {}
         }
         if let Some(ending) = &mut self.ending {

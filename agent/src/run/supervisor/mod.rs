@@ -131,10 +131,11 @@ impl<'a> Supervisor<'a> {
     ) -> Supervisor<'a> {
         let pumped = scene.pumps.iter().flat_map(|pump| pump.streams.iter().map(|stream| (pump.pipe, *stream)));
         let watched = scene.watched.iter().map(|(stream, pipe)| (*pipe, *stream));
-        let lines = pumped.chain(watched).collect();
+        let lines: Vec<_> = pumped.chain(watched).collect();
+        let pipes: Vec<_> = lines.iter().map(|(pipe, _)| *pipe).collect();
         scene.journal.begin(command.pid, lines, &lineage);
         let now = scene.now();
-        scene.tracker.follow(&lineage, now);
+        scene.tracker.follow(&lineage, &pipes, now);
         let watch = Watch::new(options.idle_timeout, options.lifecycle.done_grace, now);
         Supervisor {
             options,
