@@ -119,8 +119,9 @@ fn a_week_of_work_leaves_the_supervisor_as_large_as_it_was() {
     stage.release("a day");
     let _ = stage.wait("a week");
     let week = resident(&run.process);
-    // A page here and there, where ten times the work leaked ten times of anything.
-    assert!(week < day + 512, "{day} kB after a day, {week} kB after a week");
+    // What a starved supervisor has not read yet needs some room; what is lost with each of 90,000 more pipes,
+    // and were it a list's smallest entry, needs more.
+    assert!(week < day + 2048, "{day} kB after a day, {week} kB after a week");
     stage.release("a week");
     let report = run.end().report();
     assert_eq!((report.backend.as_str(), report.outcome), ("bpf", Outcome::Natural), "{report:?}");
