@@ -8,8 +8,11 @@ use std::process::{Command, Stdio};
 
 use pipewarden::audit::Target;
 use pipewarden::node::config::{Config, OnWithheld};
+use pipewarden::node::privileges::Capability;
 use pipewarden_tests::binaries::{UNDER_TEST, binary};
+use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::manifest::{Part, Resources, text};
+use pipewarden_tests::skip::{Need, skip, skipped};
 
 /// `node.toml` of the DaemonSet's ConfigMap.
 fn node_toml(resources: &Resources) -> String {
@@ -128,6 +131,69 @@ fn the_daemonset_has_the_capabilities_that_the_node_is_written_for() {
         let comment: Vec<&str> = lines[..at].iter().rev().take_while(|line| line.starts_with("# ")).copied().collect();
         assert!(comment.iter().any(|line| line.contains(".c")), "no file of the kernel is named for {capability}");
     }
+}
+
+/// With them alone a node attaches; what it keeps then is among them, and is what its work needs.
+#[test]
+fn the_daemonsets_capabilities_are_enough() {
+    const TEST: &str = "the_daemonsets_capabilities_are_enough";
+    let has_setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if skip(TEST, &[Need::Root]) {
+        return;
+    }
+    if !has_setpriv {
+        return skipped(TEST, "it needs setpriv");
+    }
+    let resources = Resources::of("daemonset.yaml");
+    let added = container(&resources, "DaemonSet").at("securityContext.capabilities.add").texts();
+    let bounding: String = added.iter().map(|name| format!(",+{}", name.to_lowercase())).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let text = format!(
+        "[socket]\npath = \"{}\"\n[http]\nlisten = \"off\"\n[audit]\npath = \"{}\"\n\
+         [[policy]]\nmatch = {{ comm = \"nobody-is-called-this\" }}\non_withheld = \"end\"\n",
+        at("node.sock").display(),
+        at("audit.jsonl").display()
+    );
+    std::fs::write(at("node.toml"), text).unwrap();
+    let mut command = Command::new("unshare");
+    let script =
+        "mount -t tmpfs none /run && exec setpriv --bounding-set \"$2\" --inh-caps -all \"$0\" node --config \"$1\"";
+    command.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(binary(UNDER_TEST));
+    command.arg(at("node.toml")).arg(format!("-all{bounding}"));
+    let mut node = command.stdin(Stdio::null()).stderr(std::fs::File::create(at("said")).unwrap()).spawn().unwrap();
+    let said = || std::fs::read_to_string(at("said")).unwrap();
+    let mut ended = false;
+    let came = Deadline::patient().until(|| {
+        ended = node.try_wait().unwrap().is_some();
+        ended || said().contains("watching by ")
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.id())).unwrap_or_default();
+    let _ = node.kill();
+    let _ = node.wait();
+    assert!(came, "{}", said());
+    if ended {
+        // With all capabilities it would be the same.
+        let all = Command::new(binary(UNDER_TEST)).args(["doctor", "--json"]).output().unwrap();
+        let doctor: serde_json::Value = serde_json::from_slice(&all.stdout).unwrap();
+        let is_bpf = |rung: &serde_json::Value| rung["name"].as_str().unwrap().starts_with("bpf-");
+        let usable = doctor["rungs"].as_array().unwrap().iter().any(|rung| is_bpf(rung) && rung["usable"] == true);
+        assert!(!usable, "{}", said());
+        return skipped(TEST, &said());
+    }
+    let kept = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap();
+    let kept = u64::from_str_radix(kept.trim(), 16).unwrap();
+    let bit = |name: &str| match name {
+        "DAC_READ_SEARCH" => 1_u64 << Capability::DacReadSearch as u32,
+        "KILL" => 1 << Capability::Kill as u32,
+        "SYS_PTRACE" => 1 << Capability::SysPtrace as u32,
+        "PERFMON" => 1 << Capability::Perfmon as u32,
+        "BPF" => 1 << Capability::Bpf as u32,
+        other => panic!("the node keeps no {other}"),
+    };
+    let listed = added.iter().fold(0, |set, name| set | bit(name));
+    let needed = ["DAC_READ_SEARCH", "KILL", "SYS_PTRACE"].into_iter().fold(0, |set, name| set | bit(name));
+    assert_eq!((kept & !listed, needed & !kept), (0, 0), "kept {kept:x}, listed {listed:x}");
 }
 
 /// The schemas do not see these.

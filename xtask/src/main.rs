@@ -6,6 +6,7 @@ mod build_ebpf;
 mod busy;
 mod command;
 mod demo;
+mod fuzz;
 mod image;
 mod manifests;
 mod process;
@@ -29,6 +30,7 @@ enum Verb {
     /// Measure what the README says of `run`, against other programs, in one go.
     Bench(bench::Bench),
     BuildEbpf(build_ebpf::BuildEbpf),
+    Fuzz(fuzz::Fuzz),
     Image(image::Image),
     Manifests(manifests::Manifests),
     Vm(vm::Vm),
@@ -53,6 +55,7 @@ fn run() -> Result<()> {
         Verb::Test(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::BuildEbpf(verb) => verb.run(),
+        Verb::Fuzz(verb) => verb.run(),
         Verb::Image(verb) => verb.run(),
         Verb::Manifests(verb) => verb.run(),
         Verb::Vm(verb) => verb.run(),
