@@ -10,6 +10,7 @@ mod eof;
 mod machine;
 mod map;
 mod memory;
+mod node;
 mod plan;
 mod samples;
 mod scan;
@@ -48,6 +49,8 @@ enum What {
     Proc,
     /// The live map: how soon, how fast, and at what cost
     Map,
+    /// A node: memory, and whether it keeps up
+    Node,
 }
 
 impl Bench {
@@ -67,6 +70,7 @@ impl Bench {
                 What::Memory => memory::measure(&plan, &mut table)?,
                 What::Proc => scan::measure(&plan, &mut table)?,
                 What::Map => map::measure(&plan, &mut table)?,
+                What::Node => node::measure(&plan, &mut table)?,
             }
         }
         println!("\n{table}");

@@ -50,6 +50,11 @@ impl Plan {
         program
     }
 
+    /// The program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.pipewarden
+    }
+
     /// The command line of what the bench has its commands do: see [`super::actor`].
     pub(crate) fn actor(&self, part: &[&str]) -> Vec<String> {
         let program = self.actor.to_string_lossy().into_owned();
