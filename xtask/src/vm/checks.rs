@@ -40,8 +40,10 @@ pub(crate) enum Programs {
 pub(crate) enum Reach {
     /// What can be used.
     Basics,
-    /// And whether the live map is exact.
+    /// And whether the live map is exact, by chance.
     Chance,
+    /// And in what has a name.
+    Scripts,
     /// And runs.
     All,
 }
@@ -117,7 +119,7 @@ pub(crate) const HARNESSES: &[Harness] = &[
         long: &["--skip", "by_chance::"],
         programs: Programs::These(&["fd_actor", "weeks_of_work"]),
         environment: &[],
-        reach: Reach::All,
+        reach: Reach::Scripts,
     },
     promises("run-proc", &[("PIPEWARDEN_TEST_BACKEND", "proc")]),
     promises("run-bpf", &[("PIPEWARDEN_TEST_BACKEND", "bpf")]),
