@@ -64,11 +64,24 @@ pub fn pipewarden(words: &[&str]) -> Output {
 
 /// Its answer as JSON: one line, with nothing on stderr.
 ///
+/// Until it executes its program, a child of a test beside this one is a copy of us, with every pipe that
+/// we have. An answer that rightly names such a copy is about that moment, and is asked for again.
+///
 /// # Panics
 ///
 /// When it fails or answers something else.
 #[must_use]
 pub fn asked(words: &[&str]) -> Value {
+    let mut answer = Value::Null;
+    let about_the_test = || {
+        answer = asked_once(words);
+        !names_a_copy_of_us(&answer)
+    };
+    assert!(Deadline::patient().until(about_the_test), "copies of us do not come to execute anything: {answer:#}");
+    answer
+}
+
+fn asked_once(words: &[&str]) -> Value {
     // A busy machine may take its time; nothing here is about that.
     let output = pipewarden(&[words, &["--within", "25s"]].concat());
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -76,6 +89,17 @@ pub fn asked(words: &[&str]) -> Value {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
     assert_eq!(stdout.matches('\n').count(), 1, "one line: {stdout}");
     serde_json::from_str(&stdout).unwrap()
+}
+
+/// Whether there is the name of a test's thread in it: tests have paths, and no program here is called so.
+fn names_a_copy_of_us(answer: &Value) -> bool {
+    match answer {
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            (key == "comm" && value.as_str().is_some_and(|comm| comm.contains("::"))) || names_a_copy_of_us(value)
+        }),
+        Value::Array(values) => values.iter().any(names_a_copy_of_us),
+        _ => false,
+    }
 }
 
 /// Asks why a process does not go on.
