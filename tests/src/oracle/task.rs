@@ -28,7 +28,10 @@ impl Task {
     /// Reads one; `None` when it is gone.
     #[must_use]
     pub fn read(pid: u32, tid: u32) -> Option<Task> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+        Task::parse(pid, tid, &stat(pid, tid).ok()?)
+    }
+
+    fn parse(pid: u32, tid: u32, stat: &str) -> Option<Task> {
         let (name, rest) = stat.split_once(" (")?.1.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect(); // from field 3 of proc_pid_stat(5) on
         let number = |field: usize| fields.get(field - 3)?.parse().ok();
@@ -59,10 +62,18 @@ impl Task {
     }
 }
 
-/// Whether a thread has ended: its table is no longer its.
+fn stat(pid: u32, tid: u32) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"))
+}
+
+/// Whether a thread has ended: its table is no longer its. That we cannot look (we may have no descriptor
+/// left for a moment) says nothing.
 #[must_use]
 pub fn is_gone(pid: u32, tid: u32) -> bool {
-    Task::read(pid, tid).is_none_or(|task| task.dead)
+    match stat(pid, tid) {
+        Ok(stat) => Task::parse(pid, tid, &stat).is_none_or(|task| task.dead),
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    }
 }
 
 /// All threads of a process and of what descends from it, in the order of their numbers. What comes or
