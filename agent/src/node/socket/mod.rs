@@ -4,9 +4,9 @@
 //! to be somebody. Who passes the read end of a pipe may know who holds its write end, in his own pid namespace,
 //! and gets a pidfd of each, with which he can do what he could do anyway.
 //!
-//! Two threads take part, and some that only close. [`serve`] is the one that speaks with callers; it never
-//! waits for one of them. [`attend`] is the side of the thread that has the map, called once a turn. Between
-//! them is an [`exchange`] of questions and words. What is said is
+//! Two threads take part, and some that only close. `serve` is the one that speaks with callers; it never
+//! waits for one of them. `attend` is the side of the thread that has the map, called once a turn. Between
+//! them is an `exchange` of questions and words. What is said is
 //! [`protocol`](crate::ownership::node::protocol), whose
 //! [`Request::parse`](crate::ownership::node::protocol::Request::parse) and
 //! [`Lines`](crate::ownership::node::frame::Lines) read what strangers send, without I/O.
