@@ -85,6 +85,16 @@ impl Container {
         })
     }
 
+    /// Sets a variable of its environment.
+    ///
+    /// # Panics
+    ///
+    /// When its bundle is gone.
+    #[must_use]
+    pub fn with_variable(self, name: &str, value: &str) -> Container {
+        self.change(|config| config["process"]["env"].as_array_mut().unwrap().push(json!(format!("{name}={value}"))))
+    }
+
     fn change(self, change: impl FnOnce(&mut Value)) -> Container {
         let file = self.bundle.join("config.json");
         let mut config = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();

@@ -7,12 +7,15 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use pipewarden::pipe::{Outcome, Relation};
 use pipewarden::process::stat::Stat;
+use pipewarden_tests::binaries::{UNDER_TEST, binary};
 use pipewarden_tests::container::Container;
 use pipewarden_tests::deadline::Deadline;
 use pipewarden_tests::hang::name;
 use pipewarden_tests::node::Node;
 use pipewarden_tests::process::Process;
+use pipewarden_tests::report::Report;
 use pipewarden_tests::run::copied;
 use pipewarden_tests::skip::skipped;
 use pipewarden_tests::stage::Stage;
@@ -126,4 +129,31 @@ fn a_node_names_the_container_of_an_escapee_and_ends_it_while_its_sibling_lives(
     );
     assert!(sibling.code().is_none() && sibling.helper_lives());
     assert!(sibling.records(&node, "holder.signalled").is_empty());
+}
+
+/// As deploy/example-job.yaml has it: no privilege, pids of its own, and the folder of the node's socket, read-only.
+#[test]
+fn an_unprivileged_run_in_a_container_uses_the_nodes_socket() {
+    const TEST: &str = "an_unprivileged_run_in_a_container_uses_the_nodes_socket";
+    let Some(node) = Node::start(TEST) else { return };
+    let stage = Stage::new();
+    let program = binary(UNDER_TEST);
+    let script = "setsid sleep 600 & echo result; exit 3";
+    let words = ["run", "--backend", "node", "--holder-grace", "0", "--report", "json", "--", "sh", "-c", script];
+    let words: Vec<OsString> = std::iter::once(program.into()).chain(words.map(OsString::from)).collect();
+    let container = match Container::new(&stage, &words) {
+        Ok(container) => container.unprivileged(65534, 65534),
+        Err(why) => return skipped(TEST, why),
+    };
+    let folder = node.socket().parent().unwrap().to_owned();
+    let container = container.with_folder(&folder, "/node").with_variable("PIPEWARDEN_NODE_SOCKET", "/node/node.sock");
+    let output = container.run().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b"result\n"[..]), "{said}");
+    let report = Report::find(&said);
+    assert_eq!((report.backend.as_str(), report.outcome), ("node", Outcome::HoldersEnded), "{said}");
+    assert_eq!(report.holders.len(), 1, "{said}");
+    assert_eq!(report.holders[0].relation, Relation::Lineage);
+    // By its own hands: the node ends nobody for others.
+    assert!(node.records("holder.signalled").is_empty());
 }
