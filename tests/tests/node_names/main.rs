@@ -1,5 +1,5 @@
 //! Names of pods and containers, as a container runtime tells them: by a stand-in for one, which can also be silent or
-//! talk nonsense, and by a real containerd.
+//! talk nonsense. The numbers of its fields are those of the published v1.proto; no real runtime takes part.
 //!
 //! All of it needs a build that can ask: `cargo test -p pipewarden-tests --features cri --test node_names`.
 
