@@ -7,6 +7,7 @@
 pub mod call;
 pub mod counter;
 pub mod event;
+pub mod filter;
 pub mod live_map;
 pub mod offsets;
 pub mod snapshot;

@@ -44,7 +44,7 @@ pub fn ioctl_returned(command: u32, result: i64) {
 }
 
 /// A 32-bit caller's call returned, and what it did is not looked at.
-#[inline(always)]
+#[inline(never)]
 pub fn compat_returned() {
     if lineage::tracked((bpf_get_current_pid_tgid() >> 32) as u32) {
         count(UNSURE_TABLES);

@@ -13,6 +13,7 @@ use pipewarden_common::live_map::{Process, Table};
 
 use crate::counters::{add_to, count, uncount};
 use crate::fd_table::{self, users};
+use crate::filter;
 use crate::globals::TRACK_ALL;
 use crate::live_map::control;
 use crate::task::{PIDTYPE_PGID, PIDTYPE_SID, Task};
@@ -35,7 +36,7 @@ const NEW_ONLY: u64 = 1; // BPF_NOEXIST
 /// Whether a process is one of those that are tracked.
 #[inline(always)]
 pub fn tracked(pid: u32) -> bool {
-    TRACK_ALL.load() == 1 || PROCESSES.get_ptr(&pid).is_some()
+    TRACK_ALL.load() == 1 || (filter::may_be_tracked(pid) && PROCESSES.get_ptr(&pid).is_some())
 }
 
 /// How far up a chain of parents is followed.
@@ -79,6 +80,8 @@ pub fn enter(task: Task, parent: u32) {
         pass: control().pass,
     };
     let pid = task.process();
+    // Who is in the map already is counted once more, and so kept: it may be on its way out right now.
+    filter::count_in(pid);
     if PROCESSES.insert(&pid, &process, NEW_ONLY).is_ok() {
         count(IN_PROCESSES);
     } else if PROCESSES.insert(&pid, &process, 0).is_err() {
@@ -292,6 +295,7 @@ pub fn exit<W: Way>(task: Task) -> bool {
     let told = tell(task, kind::EXIT, 0);
     if PROCESSES.remove(&pid).is_ok() {
         uncount(IN_PROCESSES);
+        filter::count_out(pid);
     }
     told
 }

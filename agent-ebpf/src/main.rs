@@ -19,6 +19,7 @@ mod counters;
 mod empty;
 mod entry;
 mod fd_table;
+mod filter;
 mod globals;
 mod lineage;
 mod live_map;

@@ -145,7 +145,9 @@ pub struct RunTime {
 pub(super) const SEED: [(&str, &str); 2] = [("iter_seed_tasks", "task"), ("iter_seed_files", "task_file")];
 /// The one that tells who has which table.
 pub(super) const TASKS: (&str, &str) = ("iter_task", "task");
+/// Programs that user space runs itself.
 const ASK_WRITERS: &str = "ask_writers";
+const EXPECT_PROCESS: &str = "expect_process";
 
 impl Tracker {
     /// Loads and attaches. Nothing stays behind if any of it fails.
@@ -181,8 +183,10 @@ impl Tracker {
             let iterator = iterator(ebpf, name)?;
             in_spite_of_signals(|| iterator.load(kind, &types)).map_err(|error| refused(name, error))?;
         }
-        if let Some(Program::RawTracePoint(program)) = ebpf.program_mut(ASK_WRITERS) {
-            in_spite_of_signals(|| program.load()).map_err(|error| refused(ASK_WRITERS, error))?;
+        for name in [ASK_WRITERS, EXPECT_PROCESS] {
+            if let Some(Program::RawTracePoint(program)) = ebpf.program_mut(name) {
+                in_spite_of_signals(|| program.load()).map_err(|error| refused(name, error))?;
+            }
         }
         drop(types);
         cost.load = started.elapsed();
@@ -249,7 +253,14 @@ impl Tracker {
     /// When the map is full.
     pub fn follow(&mut self, pid: u32) -> Result<(), MapError> {
         const NEW_ONLY: u64 = 1; // BPF_NOEXIST
+        if self.process(pid).is_some() {
+            return Ok(());
+        }
         let pass = self.control().pass;
+        self.ask(EXPECT_PROCESS, u64::from(pid)).map_err(|error| match error {
+            ProgramError::SyscallError(error) => MapError::SyscallError(error),
+            _ => MapError::KeyNotFound,
+        })?;
         match self.maps.processes.insert(pid, Process { pass, ..Process::default() }, NEW_ONLY) {
             Ok(()) => {
                 // The programs count what they put in; this one is theirs to take out.
@@ -349,10 +360,17 @@ impl Tracker {
     #[must_use]
     pub fn writers(&self, pipe: PipeId) -> Option<u32> {
         let object = self.maps.watched.get(&key_of(pipe), 0).ok().filter(|object| *object != 0)?;
-        let Some(Program::RawTracePoint(program)) = self.ebpf.program(ASK_WRITERS) else { return None };
+        self.ask(ASK_WRITERS, object).ok()
+    }
+
+    /// Runs a program that is attached to nothing, with one argument; gives its answer.
+    fn ask(&self, name: &str, argument: u64) -> Result<u32, ProgramError> {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(name) else {
+            return Err(ProgramError::UnexpectedProgramType);
+        };
         let mut options = RawTracePointRunOptions::new();
-        options.args[0] = object;
-        program.test_run(options).ok().map(|result| result.return_value)
+        options.args[0] = argument;
+        Ok(program.test_run(options)?.return_value)
     }
 
     pub(super) fn counter(&self, index: u32) -> u64 {

@@ -15,6 +15,7 @@ mod loss;
 mod passing;
 mod processes;
 mod storms;
+mod strangers;
 mod views;
 
 /// Makes a test of each script.

@@ -117,7 +117,7 @@ pub(crate) const HARNESSES: &[Harness] = &[
         cargo: LIVE_MAP,
         filter: SCRIPTS,
         long: &["--skip", "by_chance::"],
-        programs: Programs::These(&["fd_actor", "weeks_of_work"]),
+        programs: Programs::These(&["fd_actor", "pids_apart", "weeks_of_work"]),
         environment: &[],
         reach: Reach::Scripts,
     },
