@@ -11,6 +11,7 @@ use super::backoff::Backoff;
 use super::health::Room;
 use super::metrics::Metrics;
 use super::withheld::{Commands, Row, Withheld};
+use crate::kernel::choice::{self, NoSuchRung};
 use crate::kernel::lock::{self, Carrier, TrackerLock};
 use crate::kernel::object::{LoadError, Scope, Sizes};
 use crate::kernel::record::Record;
@@ -35,6 +36,9 @@ pub enum NoTracker {
     /// The lock that says so cannot be had.
     #[error("/run/pipewarden/tracker.lock: {0}; run it as root")]
     Lock(#[source] io::Error),
+    /// The environment names a rung that does not exist.
+    #[error(transparent)]
+    Rung(#[from] NoSuchRung),
     /// No rung attaches; what the last one, which needs least, says.
     #[error("{0}; see pipewarden doctor")]
     Load(#[from] LoadError),
@@ -105,6 +109,7 @@ impl Live {
     ///
     /// [`NoTracker`].
     pub fn attach(sizes: Sizes) -> Result<Live, NoTracker> {
+        let rungs = choice::rungs()?;
         let Some(lock) = TrackerLock::take(&lock::path(), "node").map_err(NoTracker::Lock)? else {
             return Err(NoTracker::Carried(match lock::carrier(&lock::path()) {
                 Ok(Carrier::Process { pid, role }) => format!("{role} (pid {pid})"),
@@ -112,7 +117,7 @@ impl Live {
             }));
         };
         let mut last = None;
-        for rung in Rung::ALL {
+        for rung in rungs {
             match tested(rung, sizes) {
                 Ok((tracker, reader)) => {
                     let losses = tracker.losses();

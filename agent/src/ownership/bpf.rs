@@ -21,12 +21,12 @@ use super::events::{Escaped, Events, LineageEvent, Names};
 use super::keep::Keep;
 use super::proc::Proc;
 use super::{Census, Lineage, Question, Scope, Source};
+use crate::kernel::choice::{self, NoSuchRung};
 use crate::kernel::facts::Held;
 use crate::kernel::lock::{self, Carrier, TrackerLock};
 use crate::kernel::object::{self, LoadError};
 use crate::kernel::record::{Record, end_of, pipe_of, process_of};
 use crate::kernel::room::{self, BadRoom};
-use crate::kernel::rung::Rung;
 use crate::kernel::seed::Root;
 use crate::kernel::self_test::{self, SelfTestError, in_initial_pid_namespace};
 use crate::kernel::tracker::{Losses, Reader, Tracker};
@@ -47,6 +47,9 @@ pub enum NoMap {
     /// The environment says nothing sensible of how large it is to be.
     #[error(transparent)]
     Room(#[from] BadRoom),
+    /// The environment names a rung that does not exist.
+    #[error(transparent)]
+    Rung(#[from] NoSuchRung),
     /// No rung attaches; what the last one, which needs least, says.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -124,6 +127,7 @@ type Test = fn(&mut Tracker, Reader) -> Result<Reader, SelfTestError>;
 
 fn attach(test: Test) -> Result<Attached, NoMap> {
     let sizes = room::of_a_run()?;
+    let rungs = choice::rungs()?;
     let Some(lock) = TrackerLock::take(&lock::path(), "run").map_err(NoMap::Lock)? else {
         return Err(NoMap::Carried(match lock::carrier(&lock::path()) {
             Ok(Carrier::Process { pid, role }) => format!("{role} (pid {pid})"),
@@ -131,7 +135,7 @@ fn attach(test: Test) -> Result<Attached, NoMap> {
         }));
     };
     let mut last = None;
-    for rung in Rung::ALL {
+    for rung in rungs {
         match Tracker::attach(rung, object::Scope::Lineage, sizes) {
             Ok(mut tracker) => {
                 let Some(reader) = tracker.take_reader() else { continue };

@@ -7,6 +7,7 @@ mod loss;
 mod one_tracker;
 mod refused;
 mod room;
+mod rungs;
 
 use pipewarden::kernel::connector::{Connector, Kinds};
 use pipewarden::kernel::object::{Scope, Sizes};

@@ -43,12 +43,12 @@ const fn machine(name: &'static str, series: &'static str, words: &'static str, 
 
 /// All of them, in the table's order.
 pub(crate) const ROWS: &[Row] = &[
-    machine("5.10", "5.10", "", Reach::Scripts),
-    machine("6.1", "6.1", "", Reach::Scripts),
-    machine("6.12", "6.12", "", Reach::Scripts),
+    machine("5.10", "5.10", "", Reach::All),
+    machine("6.1", "6.1", "", Reach::All),
+    machine("6.12", "6.12", "", Reach::All),
     // The same kernel once more, which now leaves programs out where they interrupt each other.
     Row { most: Reach::Chance, ..machine("6.12-full", "6.12", "preempt=full", Reach::Basics) },
-    machine("7.2", "7.2", "", Reach::Scripts),
+    machine("7.2", "7.2", "", Reach::All),
     // Blocks what reads kernel memory, and with it every rung; not the iterators, and not BPF as such.
     Row {
         name: "6.12-lockdown",
