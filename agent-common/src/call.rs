@@ -33,3 +33,5 @@ pub const SETPGID: u32 = 8;
 pub const IOCTL: u32 = 9;
 /// That command: `SECCOMP_IOW(3, struct seccomp_notif_addfd)` of include/uapi/linux/seccomp.h.
 pub const SECCOMP_ADDFD: u32 = 0x4018_2103;
+/// A command of ioctl that is nobody's: user space calls it on no descriptor, to hear whether the programs do.
+pub const PULSE: u32 = 0x7077_f9f9;

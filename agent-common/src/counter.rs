@@ -22,5 +22,7 @@ pub const TABLES: u32 = 6;
 pub const PROCESSES: u32 = 7;
 /// Slots that a pass over everything found to be other than the map said.
 pub const MENDED: u32 = 8;
+/// Calls of [`call::PULSE`](crate::call::PULSE): as long as these are counted, the programs are attached.
+pub const PULSES: u32 = 9;
 /// How many counters there are.
-pub const COUNT: u32 = 9;
+pub const COUNT: u32 = 10;

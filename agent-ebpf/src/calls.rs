@@ -8,7 +8,7 @@ use aya_ebpf::maps::Array;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use pipewarden_common::call::{self, COMPAT_SHIFT, NUMBERS};
-use pipewarden_common::counter::UNSURE_TABLES;
+use pipewarden_common::counter::{PULSES, UNSURE_TABLES};
 use pipewarden_common::event::kind;
 
 use crate::counters::count;
@@ -36,10 +36,14 @@ pub fn meaning(number: u32) -> u32 {
 
 /// ioctl's return is only looked at for one command, whoever called: its caller need not be tracked for
 /// the process that got the descriptor to be. That one's table is not known here.
-#[inline(always)]
+///
+/// And for another, by which user space finds out that it is looked at at all.
+#[inline(never)]
 pub fn ioctl_returned(command: u32, result: i64) {
     if command == call::SECCOMP_ADDFD && result >= 0 {
         count(UNSURE_TABLES);
+    } else if command == call::PULSE {
+        count(PULSES);
     }
 }
 

@@ -18,6 +18,8 @@ pub mod binaries;
 pub mod cgroup;
 pub mod container;
 pub mod deadline;
+#[cfg(target_arch = "x86_64")]
+pub mod detach;
 pub mod explain;
 pub mod fixture;
 pub mod hang;

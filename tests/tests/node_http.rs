@@ -258,3 +258,18 @@ fn who_takes_nothing_or_asks_nothing_is_given_up() {
     board.wrote(b"{\"for\":\"it\"}\n");
     assert_eq!(another.next_event().unwrap().1["for"], "it");
 }
+
+/// Its map says nothing new any more then, and nothing is counted as lost.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_node_whose_programs_are_detached_is_not_ready_and_says_why() {
+    let test = "a_node_whose_programs_are_detached_is_not_ready_and_says_why";
+    let Some(node) = Node::with_http(test, "", "") else { return };
+    let here = node.http();
+    assert!(Deadline::patient().until(|| reasons(here).is_empty()), "{:?}", get(here, "/readyz"));
+    pipewarden_tests::detach::detach_programs(node.pid());
+    let is_told = || reasons(here).contains(&"tracker".to_owned());
+    assert!(Deadline::patient().until(is_told), "{:?}", get(here, "/readyz"));
+    assert!(node.said().contains("somebody took them off their hooks"), "{}", node.said());
+    assert!(sample(here, "pipewarden_failed_looks_total") > 0.0);
+}

@@ -7,11 +7,11 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{RawTracePointRunOptions, TestRun};
-use pipewarden_common::counter;
 use pipewarden_common::live_map::{Control, PipeKey, Process, Slot, SlotKey, Table};
 use pipewarden_common::offsets::{
     MAP_CALLERS, MAP_CONTROL, MAP_COUNTERS, MAP_EVENTS, MAP_HOLDERS, MAP_PROCESSES, MAP_SLOTS, MAP_TABLES, MAP_WATCHED,
 };
+use pipewarden_common::{call, counter};
 
 use super::btf::Name;
 use super::missed::Callers;
@@ -131,6 +131,14 @@ impl Losses {
         self.slots > before.slots || self.processes > before.processes
     }
 }
+
+/// The programs are not where they were attached any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the live map's programs hear nothing any more: somebody took them off their hooks")]
+pub struct Deaf;
+
+/// How often in a row a call must go unheard for that.
+const PULSES: u32 = 8;
 
 /// How much the programs ran. The kernel counts only while `kernel.bpf_stats_enabled` is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -326,6 +334,25 @@ impl Tracker {
             unsettled: self.counter(counter::UNSETTLED),
             skipped: 0,
         }
+    }
+
+    /// Whether the programs still hear of system calls: whoever may do anything may take them off their hooks, and
+    /// then nothing is counted as lost.
+    ///
+    /// # Errors
+    ///
+    /// When they do not.
+    pub fn is_heard(&self) -> Result<(), Deaf> {
+        // One may go unheard: kernels skip a program that interrupts itself, and probes have room for few callers.
+        for _ in 0..PULSES {
+            let before = self.counter(counter::PULSES);
+            // SAFETY: a call on no descriptor, which does nothing but fail.
+            unsafe { libc::syscall(libc::SYS_ioctl, -1, call::PULSE, 0) };
+            if self.counter(counter::PULSES) != before {
+                return Ok(());
+            }
+        }
+        Err(Deaf)
     }
 
     /// How much its programs ran so far.

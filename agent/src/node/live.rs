@@ -180,6 +180,7 @@ impl Live {
     ///
     /// When it could not be.
     pub fn mend(&mut self) -> io::Result<Option<Mended>> {
+        self.tracker.is_heard().map_err(io::Error::other)?;
         let (losses, now) = (self.tracker.losses(), Instant::now());
         let Some((why, missed)) = losses.since(&self.losses) else {
             self.again.lost.well(now);
@@ -249,7 +250,7 @@ impl Live {
         let nobodys = PipeId { dev: 0, ino: 0 };
         let written = self.tracker.watch(nobodys).is_ok();
         self.tracker.forget(nobodys);
-        written && self.tracker.holders().is_ok() && self.tracker.tasks().is_ok()
+        written && self.tracker.is_heard().is_ok() && self.tracker.holders().is_ok() && self.tracker.tasks().is_ok()
     }
 
     /// Whether there is anything that could be withheld.

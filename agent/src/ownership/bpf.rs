@@ -215,7 +215,7 @@ impl Events for BpfEvents {
         if let Some((why, missed)) = noted {
             return Ok(Some(LineageEvent::Lost { why, missed }));
         }
-        Ok(self.lost())
+        self.lost()
     }
 
     fn follow(&mut self, lineage: &Lineage, _pipes: &[Pipe]) {
@@ -279,24 +279,26 @@ impl BpfEvents {
 
     /// Whether the kernel lost anything since this was asked last. What the programs count is asked whenever
     /// the ring buffer has been emptied: nothing may come any more by which it would be asked later.
-    fn lost(&mut self) -> Option<LineageEvent> {
+    fn lost(&mut self) -> io::Result<Option<LineageEvent>> {
         let tracker = match self.shared.tracker.try_lock() {
             Ok(tracker) => tracker,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None, // it is being asked, and looks itself
+            Err(TryLockError::WouldBlock) => return Ok(None), // it is being asked, and looks itself
         };
         let now = Instant::now();
         let counted = Losses { skipped: self.losses.skipped, ..tracker.counted_losses() };
         if now < self.next_check && counted == self.losses {
-            return None;
+            return Ok(None);
         }
         self.next_check = now + CHECK;
+        tracker.is_heard().map_err(io::Error::other)?;
         let losses = tracker.losses();
         drop(tracker);
         let before = std::mem::replace(&mut self.losses, losses);
-        let (why, missed) = losses.since(&before)?;
-        self.shared.must_seed.store(true, Ordering::Release);
-        Some(LineageEvent::Lost { why, missed })
+        Ok(losses.since(&before).map(|(why, missed)| {
+            self.shared.must_seed.store(true, Ordering::Release);
+            LineageEvent::Lost { why, missed }
+        }))
     }
 }
 
@@ -342,6 +344,7 @@ impl BpfSource {
     fn make_exact(&mut self, question: &Question) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let mut tracker = shared.tracker();
+        tracker.is_heard().map_err(io::Error::other)?;
         let wanted: HashSet<PipeId> = question.pipes.iter().map(|pipe| pipe.id).collect();
         for pipe in self.watched.difference(&wanted) {
             tracker.forget(*pipe);

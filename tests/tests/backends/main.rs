@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
 
 mod background;
+mod detached;
 mod escape;
 mod loss;
 mod one_tracker;
