@@ -14,6 +14,8 @@ use crate::process::{finish, pipe, read_some};
 
 const AT_ONCE: [&str; 4] = ["--holder-grace", "0", "-s", "KILL"];
 const ROUNDS: usize = 4;
+/// Those that a run can have of its own; what is measured first is what `auto` takes.
+const BACKENDS: [&str; 3] = ["proc", "connector", "bpf"];
 
 /// Measures, and says what came of it.
 pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
@@ -53,6 +55,45 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
     }
     println!("  run (defaults: 200 ms, TERM)                  {defaults}");
     judge(&ours, comparable.then_some(&theirs), &defaults, table);
+    by_backend(plan, &holder, table)
+}
+
+/// Whether it matters on any backend how many others there are.
+fn by_backend(plan: &Plan, holder: &[String], table: &mut Table) -> Result<()> {
+    let run = |backend| plan.pipewarden(&[&AT_ONCE[..], &["--backend", backend]].concat(), holder);
+    let [few, .., many] = SIZES;
+    let mut measured = Vec::new();
+    for backend in BACKENDS {
+        match once(run(backend)) {
+            Ok(_) => measured.push((backend, [Samples::default(), Samples::default()])),
+            Err(error) => println!("SKIPPED --backend {backend}: {error:#}"),
+        }
+    }
+    for _ in 0..ROUNDS {
+        let mut crowd = Crowd::default();
+        for (index, size) in [few, many].into_iter().enumerate() {
+            crowd.grow_to(size)?;
+            for _ in 0..plan.samples(200) / ROUNDS {
+                for (backend, samples) in &mut measured {
+                    samples[index].push(once(run(backend))?);
+                }
+            }
+        }
+    }
+    for (backend, samples) in &measured {
+        for (size, samples) in [few, many].into_iter().zip(samples) {
+            println!("  run --backend {backend:10}        {size:4} others  {samples}");
+        }
+        let [few_others, many_others] = samples;
+        let growth = many_others.against(few_others);
+        let (p50, p99) = (many_others.median(), many_others.quantile(0.99));
+        table.promise(
+            format!("exit to EOF, --backend {backend}, {many} against {few} idle processes"),
+            format!("{growth:.2}x; p50 {}, p99 {} among {many}", time(p50), time(p99)),
+            "1.2x".to_owned(),
+            growth <= 1.2,
+        );
+    }
     Ok(())
 }
 
