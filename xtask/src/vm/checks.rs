@@ -72,13 +72,10 @@ const PROMISES: &[&str] = &["--package", "pipewarden-tests", "--test", "promises
 /// Runs that depend on what is known of holders: one of each shape. In an emulated machine, to bring the programs into
 /// the kernel takes most of a run's time.
 const RUNS: &[&str] = &[
-    "eof_arrives::by_default::nobody_holds",
     "eof_arrives::by_default::a_session_of_its_own",
     "eof_arrives::by_default::one_thread_with_a_table_of_its_own",
     "eof_arrives::by_default::in_flight_between_processes",
     "eof_arrives::inherited::a_daemon_by_double_fork",
-    "eof_arrives::a_reforker_at_1_ms_in_new_sessions",
-    "nothing_innocent_dies::a_holder_of_stdin_only",
     "nothing_innocent_dies::a_foreign_daemon_is_drained",
 ];
 
