@@ -139,7 +139,7 @@ impl Round {
 
     fn check(&self, which: &str) -> Result<()> {
         for failure in &self.failures {
-            println!("FAILED {}", failure.name());
+            println!("FAILED {}{}", failure.name(), failure.how());
         }
         for whom in &self.left_behind {
             println!("LEFT BEHIND with the output of {whom}");

@@ -42,6 +42,12 @@ impl Failure {
         }
     }
 
+    /// How a program ended that came to no result; of a test its own output says it.
+    pub(super) fn how(&self) -> String {
+        let status = self.output.lines().last().filter(|_| self.test.is_none());
+        status.map_or_else(String::new, |status| format!(": {status}"))
+    }
+
     /// The arguments that run it and nothing else.
     pub(super) fn alone(&self, filter: Option<&str>, arguments: &[String]) -> Vec<String> {
         let own = match &self.test {
@@ -138,5 +144,6 @@ mod tests {
         let told = failure(None).told();
         assert!(told.contains("FLAKY promises (the whole program): failed, then passed alone"), "{told}");
         assert!(told.ends_with("running 9 tests\nsignal: 6 (SIGABRT)"), "{told}");
+        assert_eq!([failure(None).how(), failure(Some("a::b")).how()], [": signal: 6 (SIGABRT)", ""]);
     }
 }
