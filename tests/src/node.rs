@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -237,6 +238,8 @@ fn spawn(folder: &Path) -> io::Result<Child> {
     let mut command = Command::new(binary(UNDER_TEST));
     command.args(["node", "--config"]).arg(folder.join("node.toml"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
+    // Some are stopped, and the kernel sends SIGHUP to all of a group that has a stopped member and is orphaned.
+    command.process_group(0);
     own_lock::instead_of_the_machines(&mut command, &folder.join("tracker.lock"));
     command.spawn()
 }
