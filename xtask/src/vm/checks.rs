@@ -73,9 +73,7 @@ const PROMISES: &[&str] = &["--package", "pipewarden-tests", "--test", "promises
 /// the kernel takes most of a run's time.
 const RUNS: &[&str] = &[
     "eof_arrives::by_default::a_session_of_its_own",
-    "eof_arrives::by_default::one_thread_with_a_table_of_its_own",
     "eof_arrives::by_default::in_flight_between_processes",
-    "eof_arrives::inherited::a_daemon_by_double_fork",
     "nothing_innocent_dies::a_foreign_daemon_is_drained",
 ];
 
