@@ -82,6 +82,15 @@ impl Outcome {
     pub(crate) fn failed(&self) -> bool {
         self.broken.is_some() || self.told.verdicts.values().any(|verdict| matches!(verdict, Verdict::Failed(_)))
     }
+
+    /// Says what failed here, and passed when the row was run again.
+    pub(crate) fn tell_flaky(&self) {
+        for (check, verdict) in &self.told.verdicts {
+            if let Verdict::Failed(said) = verdict {
+                println!("FLAKY {}: {check}: failed, then passed; when it failed, it said:\n{said}\n", self.row);
+            }
+        }
+    }
 }
 
 /// Prints what failed and what was skipped, then check by kernel.
