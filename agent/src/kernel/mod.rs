@@ -2,7 +2,8 @@
 //!
 //! - [`btf`]: where things are in the running kernel's structures.
 //! - [`object`]: the built programs, ready to be loaded into this kernel.
-//! - [`rung`]: which programs go on which hooks; [`choice`]: which of them are tried; `calls`: what differs between architectures.
+//! - [`rung`]: which programs go on which hooks; [`choice`]: which rungs are tried; `calls`: what differs between
+//!   architectures.
 //! - [`tracker`]: a rung attached, and its live map; [`seed`]: what makes the map exact; [`record`]: its events;
 //!   [`leaving`]: when the last writer is gone, however that went; `missed`: what probes did not tell.
 //! - [`snapshot`]: the iterators alone.

@@ -267,7 +267,7 @@ impl Tracker {
         let pass = self.control().pass;
         self.ask(EXPECT_PROCESS, u64::from(pid)).map_err(|error| match error {
             ProgramError::SyscallError(error) => MapError::SyscallError(error),
-            _ => MapError::KeyNotFound,
+            _ => MapError::ProgramNotLoaded,
         })?;
         match self.maps.processes.insert(pid, Process { pass, ..Process::default() }, NEW_ONLY) {
             Ok(()) => {

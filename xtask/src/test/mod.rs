@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 
 use self::libtest::Tally;
 use self::programs::{Program, Ran};
+pub(crate) use self::retry::FORGIVEN;
 use self::retry::Failure;
 use crate::busy::Busy;
 

@@ -9,7 +9,7 @@ use super::libtest::{self, Failed, Tally};
 use super::programs::{Program, Ran};
 
 /// How many failures get a second try. More at once are no accident.
-pub(super) const FORGIVEN: usize = 3;
+pub(crate) const FORGIVEN: usize = 3;
 
 /// How much of the output of a program that came to no result is told again, in lines.
 const LAST_LINES: usize = 30;

@@ -80,16 +80,15 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) fn failed(&self) -> bool {
-        self.broken.is_some() || self.told.verdicts.values().any(|verdict| matches!(verdict, Verdict::Failed(_)))
+        self.broken.is_some() || self.failures().next().is_some()
     }
 
-    /// Says what failed here, and passed when the row was run again.
-    pub(crate) fn tell_flaky(&self) {
-        for (check, verdict) in &self.told.verdicts {
-            if let Verdict::Failed(said) = verdict {
-                println!("FLAKY {}: {check}: failed, then passed; when it failed, it said:\n{said}\n", self.row);
-            }
-        }
+    /// The checks that failed, each with what it said.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.told.verdicts.iter().filter_map(|(check, verdict)| match verdict {
+            Verdict::Failed(said) => Some((check.as_str(), said.as_str())),
+            Verdict::Ok | Verdict::Skipped(_) => None,
+        })
     }
 }
 
