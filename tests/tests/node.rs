@@ -245,3 +245,23 @@ fn beyond_its_limit_a_node_observes_and_says_so() {
     assert!(Deadline::patient().until(one_lives), "one is ended, and one lives");
     node.end();
 }
+
+#[test]
+fn a_rung_that_does_not_exist_is_refused() {
+    if skip("a_rung_that_does_not_exist_is_refused", &[Need::Root]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let text = format!(
+        "[socket]\npath = \"{}\"\n[http]\nlisten = \"off\"\n[audit]\npath = \"{}\"\n",
+        at("node.sock"),
+        at("audit.jsonl")
+    );
+    fs::write(at("node.toml"), text).unwrap();
+    let mut node = Command::new(binary(UNDER_TEST));
+    node.args(["node", "--config", &at("node.toml")]).env(pipewarden::kernel::choice::RUNG, "kprobe");
+    let output = node.output().unwrap();
+    let said = "pipewarden: node: PIPEWARDEN_BPF_RUNG=kprobe: it wants bpf-fentry, bpf-kprobe or bpf-tracepoint\n";
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(125), said));
+}
