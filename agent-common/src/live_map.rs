@@ -41,6 +41,10 @@ pub struct Table {
     pub shared: u32,
     /// The [pass](Control::pass) in which it was last seen.
     pub pass: u32,
+    /// 1 if the process's first thread had it and ended, and other threads went on with it.
+    pub led_no_more: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// How many of its slots the programs have put into the map, less those that they took out.
     pub slots: u64,
 }

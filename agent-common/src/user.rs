@@ -45,7 +45,7 @@ const _: () = {
     assert!(size_of::<Exec>() == size_of::<Event>() + 8 + crate::event::OUTPUTS * size_of::<Held>());
     assert!(size_of::<SlotKey>() == 8 + 2 * 4);
     assert!(size_of::<Slot>() == size_of::<Held>() + 2 * 4);
-    assert!(size_of::<Table>() == 4 * 4 + 8);
+    assert!(size_of::<Table>() == 4 * 6 + 8);
     assert!(size_of::<Process>() == 3 * 8 + 4 * 4);
     assert!(size_of::<PipeKey>() == 8 + 2 * 4);
     assert!(size_of::<Control>() == 2 * 4);

@@ -108,13 +108,22 @@ pub fn enter_table(files: u64, owner: Task, shared: bool) -> bool {
             true
         }
         None => {
-            let table = Table { pid, tid, shared: shared as u32, pass, slots: 0 };
+            let table = Table { pid, tid, shared: shared as u32, pass, led_no_more: 0, reserved: 0, slots: 0 };
             match TABLES.insert(&files, &table, NEW_ONLY) {
                 Ok(()) => count(IN_TABLES),
                 Err(_) => count(LOST_PROCESSES),
             }
             false
         }
+    }
+}
+
+/// The first thread of the process that has a table ends, and others go on with it.
+#[inline(always)]
+fn led_no_more(files: u64) {
+    if let Some(table) = TABLES.get_ptr_mut(&files) {
+        // SAFETY: a value of the map; the word is written as one.
+        unsafe { (&raw mut (*table).led_no_more).write_volatile(1) };
     }
 }
 
@@ -288,6 +297,9 @@ pub fn exit<W: Way>(task: Task) -> bool {
     }
     let files = task.files();
     let last = task.live_threads() == 0;
+    if !last && task.thread() == pid {
+        led_no_more(files);
+    }
     leave_table::<W>(files, last);
     if !last {
         return false;
@@ -301,6 +313,10 @@ pub fn exit<W: Way>(task: Task) -> bool {
 }
 
 /// A thread is about to lose its table, and the table its slots if nobody else has it.
+///
+/// Of two threads that leave a table at once, while their process lives on with another, each finds the other with it,
+/// and nobody takes it out: of the moment in which a thread gives its table back nothing is told. User space finds
+/// out when it asks who has such a table.
 #[inline(always)]
 fn leave_table<W: Way>(files: u64, last_of_process: bool) {
     // SAFETY: the value is copied at once.

@@ -18,6 +18,7 @@ use super::missed::Callers;
 use super::object::{self, LoadError, Scope, Sizes, in_spite_of_signals, refused};
 use super::record::{Record, key_of};
 use super::rung::{Hook, Rung};
+use super::users::Deserted;
 use crate::pipe::PipeId;
 
 /// What bringing the programs into the kernel took.
@@ -43,6 +44,7 @@ pub struct Tracker {
     pub(super) maps: Maps,
     /// Kprobe rung: whose returns may be missed.
     callers: Option<Callers>,
+    pub(super) deserted: Deserted,
     /// How many elements user space took out of the maps that the programs count.
     pub(super) taken_out: Fill,
     /// Owns the programs and their links.
@@ -81,7 +83,8 @@ pub struct Losses {
     pub processes: u64,
     /// Descriptors that did not fit.
     pub slots: u64,
-    /// Tables of which it is not known whether anybody still has them, or what is in all of them.
+    /// Tables of which it is not known whether anybody still has them, or what is in all of them; and those that
+    /// were in the map and [nobody had](Tracker::users).
     pub unsure: u64,
     /// Slots that changed each time they were looked at.
     pub unsettled: u64,
@@ -230,6 +233,7 @@ impl Tracker {
                 Rung::Kprobe => Some(Callers::new(map(ebpf, MAP_CALLERS)?)),
                 Rung::Fentry | Rung::Tracepoint => None,
             },
+            deserted: Deserted::default(),
             taken_out: Fill::default(),
             ebpf: opened.ebpf,
         })
@@ -330,7 +334,9 @@ impl Tracker {
             events: self.counter(counter::LOST_EVENTS),
             processes: self.counter(counter::LOST_PROCESSES),
             slots: self.counter(counter::LOST_SLOTS),
-            unsure: self.counter(counter::UNSURE_TABLES) + self.callers.as_ref().map_or(0, Callers::missed),
+            unsure: self.counter(counter::UNSURE_TABLES)
+                + self.callers.as_ref().map_or(0, Callers::missed)
+                + self.deserted(),
             unsettled: self.counter(counter::UNSETTLED),
             skipped: 0,
         }

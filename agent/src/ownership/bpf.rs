@@ -31,6 +31,7 @@ use crate::kernel::seed::Root;
 use crate::kernel::self_test::{self, SelfTestError, in_initial_pid_namespace};
 use crate::kernel::tracker::{Losses, Reader, Tracker};
 use crate::kernel::trial::on_trial;
+use crate::kernel::users::Users;
 use crate::pipe::{End, Pipe, PipeId, Relation};
 use crate::process::stat::Stat;
 use crate::process::table::{Hold, Via};
@@ -320,13 +321,18 @@ struct BpfSource {
 impl Source for BpfSource {
     fn holders(&mut self, question: &Question) -> io::Result<Census> {
         self.make_exact(question)?;
-        let mut census = self.census(question)?;
+        let mut index = self.index()?;
+        if index.is_wrong {
+            self.make_exact(question)?;
+            index = self.index()?;
+        }
+        let mut census = self.census(question, &index)?;
         if question.scope == Scope::Lineage {
             return Ok(census);
         }
         // What the kernel counts and no table of the lineage shows is in another's table, in flight, or with
         // an io_uring. Where nothing is, nobody has to look.
-        if self.all_writers_are_known(question)? {
+        if self.all_writers_are_known(question, &index) {
             return Ok(census);
         }
         let found = self.proc.holders(question)?;
@@ -380,13 +386,22 @@ impl BpfSource {
         Ok(())
     }
 
-    /// What the map says.
-    fn census(&self, question: &Question) -> io::Result<Census> {
+    /// Reads the index.
+    fn index(&self) -> io::Result<Index> {
         let mut tracker = self.shared.tracker();
-        let slots = tracker.holders().map_err(io::Error::other)?;
+        let mut slots = tracker.holders().map_err(io::Error::other)?;
+        let deserted = tracker.deserted();
+        let users = tracker.users(&slots).map_err(io::Error::other)?;
+        let is_wrong = tracker.deserted() != deserted;
+        slots.retain(|(key, _)| users.contains_key(&key.files));
+        Ok(Index { slots, users, is_wrong })
+    }
+
+    /// What the map says.
+    fn census(&self, question: &Question, index: &Index) -> io::Result<Census> {
+        let processes = self.shared.tracker().processes().map_err(io::Error::other)?;
         let mut members = Vec::new();
-        let mut tables = users_of_shared_tables(&mut tracker, &slots)?;
-        for (pid, process) in tracker.processes().map_err(io::Error::other)? {
+        for (pid, process) in processes {
             let pid = pid.cast_signed();
             if question.except.contains(&pid) {
                 continue;
@@ -400,21 +415,14 @@ impl BpfSource {
             }
         }
         let mut holds = HashMap::<i32, BTreeMap<PipeId, Hold>>::new();
-        for (key, slot) in slots {
-            let Some((pipe, end)) = writes(&slot, question) else { continue };
-            let users = tables.entry(key.files).or_insert_with(|| {
-                // A thread may have a table of its own: then it is its process's all the same.
-                tracker
-                    .table(key.files)
-                    .into_iter()
-                    .map(|table| (table.pid.cast_signed(), table.tid.cast_signed()))
-                    .collect()
-            });
-            for (pid, tid) in users.iter() {
-                add(holds.entry(*pid).or_default(), pipe, end, *tid, key.fd.cast_signed());
+        for (key, slot) in &index.slots {
+            let Some((pipe, end)) = writes(slot, question) else { continue };
+            // A thread may have a table of its own: then it is its process's all the same.
+            for (pid, tid) in &index.users[&key.files] {
+                let holds = holds.entry(pid.cast_signed()).or_default();
+                add(holds, pipe, end, tid.cast_signed(), key.fd.cast_signed());
             }
         }
-        drop(tracker);
         let mut census =
             Census { scope: question.scope, holders: Vec::new(), members: Vec::new(), unseen: 0, complete: true };
         for stat in &members {
@@ -432,47 +440,24 @@ impl BpfSource {
     }
 
     /// Whether the kernel counts no writer of these pipes that the map does not show.
-    fn all_writers_are_known(&self, question: &Question) -> io::Result<bool> {
+    fn all_writers_are_known(&self, question: &Question, index: &Index) -> bool {
         let tracker = self.shared.tracker();
-        let slots = tracker.holders().map_err(io::Error::other)?;
-        for pipe in &question.pipes {
-            let shown: HashSet<u64> = slots
-                .iter()
-                .filter(|(_, slot)| writes(slot, question).is_some_and(|(id, _)| id == pipe.id))
-                .map(|(_, slot)| slot.held.file)
-                .collect();
-            if tracker.writers(pipe.id).is_none_or(|writers| writers as usize > shown.len()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        question.pipes.iter().all(|pipe| {
+            let of_pipe = |slot: &Slot| writes(slot, question).is_some_and(|(id, _)| id == pipe.id);
+            let shown = index.slots.iter().filter(|(_, slot)| of_pipe(slot)).map(|(_, slot)| slot.held.file);
+            let shown = shown.collect::<HashSet<u64>>().len();
+            tracker.writers(pipe.id).is_some_and(|writers| writers as usize <= shown)
+        })
     }
 }
 
-/// By table: its processes, each with a thread of it.
-type Users = HashMap<u64, Vec<(i32, i32)>>;
-
-/// Who has the tables that several processes have. The map knows one of them; an iterator all.
-fn users_of_shared_tables(tracker: &mut Tracker, slots: &[(SlotKey, Slot)]) -> io::Result<Users> {
-    let is_shared = |files: u64| tracker.table(files).is_some_and(|table| table.shared == 1);
-    let mut users: Users = slots
-        .iter()
-        .map(|(key, _)| key.files)
-        .filter(|files| is_shared(*files))
-        .map(|files| (files, Vec::new()))
-        .collect();
-    if users.is_empty() {
-        return Ok(users);
-    }
-    for task in tracker.tasks().map_err(io::Error::other)? {
-        let (pid, tid) = (task.pid.cast_signed(), task.tid.cast_signed());
-        if let Some(users) = users.get_mut(&task.files)
-            && users.iter().all(|(known, _)| *known != pid)
-        {
-            users.push((pid, tid));
-        }
-    }
-    Ok(users)
+/// The slots on watched pipes, at one time.
+struct Index {
+    slots: Vec<(SlotKey, Slot)>,
+    /// Who has their tables.
+    users: Users,
+    /// Whether there were some that nobody has.
+    is_wrong: bool,
 }
 
 /// The pipe and end of a slot, if it writes to a pipe of the question.

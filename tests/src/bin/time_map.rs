@@ -208,8 +208,9 @@ fn holders(count: usize) -> Result<()> {
     for _ in 0..count {
         time("map", pid, || {
             let held = tracker.holders()?;
-            let held = held.iter().filter(|(_, slot)| pipe_of(&slot.held) == id && writes(end_of(&slot.held)));
-            Ok(held.filter_map(|(key, _)| tracker.table(key.files)).map(|table| table.pid.cast_signed()).collect())
+            let held = held.into_iter().filter(|(_, slot)| pipe_of(&slot.held) == id && writes(end_of(&slot.held)));
+            let users = tracker.users(&held.collect::<Vec<_>>())?;
+            Ok(users.values().flatten().map(|(pid, _)| pid.cast_signed()).collect())
         })?;
     }
     for _ in 0..count.div_ceil(10) {

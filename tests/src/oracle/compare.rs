@@ -51,7 +51,7 @@ pub enum Fault {
     Wrong,
     /// It says two things about one descriptor.
     Contradiction,
-    /// It names a process for a table that is not its.
+    /// It names a thread for a table that is not its.
     WrongHolder,
     /// It has a table of nobody with one of the troupe's pipes in it.
     Stale,
@@ -184,9 +184,10 @@ impl Comparison<'_> {
                 self.add(Fault::Contradiction, text);
             }
             let tasks = &self.truth.tasks;
-            let is_owner = self.truth.tables[table].owners.iter().any(|owner| tasks[*owner].pid == row.pid);
+            let mut owners = self.truth.tables[table].owners.iter().map(|owner| &tasks[*owner]);
+            let is_owner = owners.any(|owner| (owner.pid, owner.tid) == (row.pid, row.tid));
             if row.pid != 0 && !is_owner {
-                let text = format!("{} has fd {} of {}", row.pid, row.held.fd, self.owners(table));
+                let text = format!("{}/{} has fd {} of {}", row.pid, row.tid, row.held.fd, self.owners(table));
                 self.add(Fault::WrongHolder, text);
             }
         }

@@ -126,15 +126,16 @@ impl View for LiveMap {
 
 impl Map {
     fn rows(&mut self) -> (Vec<TaskRow>, Vec<FileRow>) {
-        // As a run does: what was lost is made up for by another seeding.
-        let losses = self.tracker.losses();
-        if losses != self.losses {
-            // What is lost while it is seeded is lost after what it found.
-            seed(&mut self.tracker);
-            self.losses = losses;
+        self.make_exact();
+        let mut slots = self.tracker.slots().expect("the map can be read");
+        let deserted = self.tracker.deserted();
+        let mut users = self.tracker.users(&slots).expect("the task iterator can be read");
+        if self.tracker.deserted() != deserted {
+            self.make_exact();
+            slots = self.tracker.slots().expect("the map can be read");
+            users = self.tracker.users(&slots).expect("the task iterator can be read");
         }
         let processes: HashMap<_, _> = self.tracker.processes().expect("the map can be read").into_iter().collect();
-        let tables: HashMap<_, _> = self.tracker.tables().expect("the map can be read").into_iter().collect();
         let mut tasks = Vec::new();
         for mut row in self.snapshot.tasks().expect("the task iterator can be read") {
             if row.tid != row.pid {
@@ -162,12 +163,22 @@ impl Map {
                 });
             }
         }
-        let files = self.tracker.slots().expect("the map can be read").into_iter().map(|(key, slot)| {
-            let table = tables.get(&key.files).copied().unwrap_or_default();
-            // Of several processes the map knows one, and not whether it still has the table.
-            let pid = if table.shared == 1 { 0 } else { table.pid };
-            FileRow { files: key.files, pid, tid: table.tid, held: slot.held }
-        });
-        (tasks, files.collect())
+        let mut files = Vec::new();
+        for (key, slot) in slots {
+            // What is in the map still although nobody has it is shown as well: it must not be there.
+            let users = users.get(&key.files).cloned().unwrap_or_else(|| vec![(0, 0)]);
+            files.extend(users.into_iter().map(|(pid, tid)| FileRow { files: key.files, pid, tid, held: slot.held }));
+        }
+        (tasks, files)
+    }
+
+    /// As a run does: what was lost is made up for by another seeding.
+    fn make_exact(&mut self) {
+        let losses = self.tracker.losses();
+        if losses != self.losses {
+            // What is lost while it is seeded is lost after what it found.
+            seed(&mut self.tracker);
+            self.losses = losses;
+        }
     }
 }

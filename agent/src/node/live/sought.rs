@@ -162,14 +162,12 @@ impl Live {
     /// When the map cannot be read.
     pub fn holding(&mut self, pipes: &HashSet<PipeId>) -> io::Result<HashMap<PipeId, Holding>> {
         let slots = self.tracker.holders().map_err(io::Error::other)?;
-        let mut shared = self.users_of_shared_tables(&slots)?;
+        let users = self.tracker.users(&slots).map_err(io::Error::other)?;
         self.sought.tables.clear();
         let mut found: HashMap<PipeId, (Holding, HashSet<u64>)> = HashMap::new();
         for (key, slot) in slots {
             let (pipe, Some(end)) = (pipe_of(&slot.held), end_of(&slot.held)) else { continue };
-            if !self.sought.contains(pipe) {
-                continue;
-            }
+            let Some(users) = users.get(&key.files).filter(|_| self.sought.contains(pipe)) else { continue };
             let of_table = self.sought.tables.entry(key.files).or_default();
             if !of_table.contains(&pipe) {
                 of_table.push(pipe);
@@ -181,11 +179,8 @@ impl Live {
             if end.writes() {
                 files.insert(slot.held.file);
             }
-            let users = shared.entry(key.files).or_insert_with(|| {
-                self.tracker.table(key.files).map(|table| (table.pid, table.tid)).into_iter().collect()
-            });
             let mut nobody = true;
-            for (pid, tid) in users.iter() {
+            for (pid, tid) in users {
                 let Some(process) = self.tracker.process(*pid) else { continue };
                 nobody = false;
                 let id = process_of(*pid, process.start_boot_ns);
@@ -211,14 +206,11 @@ impl Live {
     /// When the map cannot be read.
     pub fn own(&mut self, of: &HashSet<ProcessId>) -> io::Result<HashMap<ProcessId, Vec<(PipeId, Holding)>>> {
         let slots = self.tracker.slots().map_err(io::Error::other)?;
-        let mut shared = self.users_of_shared_tables(&slots)?;
+        let users = self.tracker.users(&slots).map_err(io::Error::other)?;
         let mut found: HashMap<PipeId, Holding> = HashMap::new();
         for (key, slot) in slots {
             let (pipe, Some(end)) = (pipe_of(&slot.held), end_of(&slot.held)) else { continue };
-            let users = shared.entry(key.files).or_insert_with(|| {
-                self.tracker.table(key.files).map(|table| (table.pid, table.tid)).into_iter().collect()
-            });
-            for (pid, tid) in users.iter() {
+            for (pid, tid) in users.get(&key.files).into_iter().flatten() {
                 let Some(process) = self.tracker.process(*pid) else { continue };
                 let id = process_of(*pid, process.start_boot_ns);
                 found.entry(pipe).or_default().add(id, tid.cast_signed(), end, key.fd.cast_signed());
