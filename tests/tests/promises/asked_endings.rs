@@ -176,8 +176,11 @@ fn a_second_term_kills() {
 #[test]
 fn two_terms_at_once_are_one_request() {
     let stage = Stage::new();
-    let run = Run::on(&stage).options(["--kill-after", "10m", "--max-drain", "20m"]).wrapped_in(["timeout", "1"]);
-    let ended = run.fixture("tell_signals", ["SIGTERM", "--exit", "7"]).end();
+    let run = Run::on(&stage).options(["--kill-after", "10m", "--max-drain", "20m"]).wrapped_in(["timeout", "1h"]);
+    let run = run.fixture("tell_signals", ["SIGTERM", "--exit", "7"]).start();
+    let _ = stage.wait("ready");
+    run.signal(Signal::SIGALRM); // its hour is over
+    let ended = run.end();
     assert_eq!(ended.code(), 124, "{}", ended.stderr.text());
     assert_eq!((ended.report().code, ended.stdout.text()), (Some(7), "SIGTERM\n".to_owned()));
     // As closely, but never merged with the first by the kernel; stopped, it meets both at once.

@@ -113,19 +113,19 @@ fn a_dead_file_system_beside_a_fifo() {
     assert!(stage.wait(HOLDER).dies(Deadline::patient()), "{}", ended.stderr.text());
 }
 
-/// A scan spun at 100% of a core for as long as there was a holder.
+/// A scan spun at 100% of a core for as long as there was a holder. (To attach a live map takes some time, once.)
 #[test]
 fn waiting_is_not_computing() {
     let stage = Stage::new();
-    for options in [&["--backend", "proc"][..], &[]] {
+    for (options, bound) in [(&["--backend", "proc"][..], 750), (&[], 1500)] {
         let run = Run::on(&stage).options(["--on-holder", "report", "--max-drain", "3s"]).options(options);
         let ended = run.fixture("hold_setsid", [""; 0]).end();
         assert_eq!(ended.report().outcome, Outcome::Closed);
-        assert!(ended.cpu < Duration::from_millis(750), "{:?} of computing in 3 s of waiting", ended.cpu);
+        assert!(ended.cpu < Duration::from_millis(bound), "{:?} of computing in 3 s of waiting", ended.cpu);
     }
 }
 
-/// ... and so does a run whose command is quiet. (To attach a live map takes some time, once.)
+/// ... and so did a run whose command was quiet.
 #[test]
 fn watching_is_not_computing() {
     let stage = Stage::new();
