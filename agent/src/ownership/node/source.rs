@@ -55,7 +55,7 @@ impl Source for NodeSource {
         let exact = right && told.iter().all(|(_, holders)| holders.exact);
         let enough = match question.scope {
             Scope::Lineage => exact,
-            Scope::Hidden | Scope::Machine => exact && told.iter().all(|(_, holders)| vouches_for_all(holders)),
+            Scope::Hidden | Scope::Machine => exact && told.iter().all(|told| vouches_for_all(told, &census)),
         };
         if !enough {
             self.add_what_proc_shows(question, &mut census)?;
@@ -78,10 +78,12 @@ fn ask_on(line: &mut Line, pipes: &[Pipe]) -> Option<Questions> {
     line.attempt(|wire| wire.resolve(pipes))?
 }
 
-/// Whether nobody else can hold the pipe than whom it names. That nobody does, of a pipe that has no end of file
-/// yet, is not taken on trust.
-fn vouches_for_all(holders: &Holders) -> bool {
-    let names_somebody = !holders.holders.is_empty() || holders.elsewhere > 0;
+/// Whether nobody else of the lineage can hold the pipe than whom it names. That nobody does, of a pipe that has no end
+/// of file yet, is not taken on trust: a descriptor in flight is not counted where somebody else, whoever it is, has
+/// the same open file in a table.
+fn vouches_for_all((pipe, holders): &(Pipe, Holders), census: &Census) -> bool {
+    let of_lineage = census.holders.iter().filter(|holder| holder.relation == Relation::Lineage);
+    let names_somebody = of_lineage.flat_map(|holder| &holder.holds).any(|hold| hold.pipe == pipe.id);
     names_somebody && holders.unknown == 0 && holders.hidden == Some(0)
 }
 
