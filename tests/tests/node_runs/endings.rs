@@ -87,3 +87,20 @@ fn a_foreign_daemon_is_drained() {
     assert_eq!((holder.relation, holder.action), (Relation::Foreign, Action::Drained), "{report:?}");
     assert!(daemon.lives());
 }
+
+/// The kernel counts open files, and this one is in a table of ours as well as in flight.
+#[test]
+fn one_in_flight_whose_open_file_somebody_else_has_too() {
+    let Some(node) = Node::shared("one_in_flight_whose_open_file_somebody_else_has_too") else { return };
+    let stage = Stage::new();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let run = asking(&stage, &node.socket()).options(["--stdio", "inherit"]).stdout(writer.try_clone().unwrap());
+    let ended = run.fixture("hold_in_flight", [""; 0]).end();
+    let (report, stderr) = (ended.report(), ended.stderr.text());
+    assert_eq!(report.outcome, Outcome::HoldersEnded, "{stderr}");
+    let holder = stage.wait(HOLDER);
+    let told = report.holder(holder.pid).map(|holder| (holder.relation, holder.action));
+    assert_eq!(told, Some((Relation::Suspect, Action::Term)), "{stderr}");
+    assert!(holder.dies(Deadline::patient()), "{stderr}");
+    drop(writer);
+}
