@@ -14,9 +14,28 @@ use nix::unistd::Pid;
 ///
 /// When it has none, or cannot be made to.
 pub fn detach_programs(pid: i32) {
-    let links = links(pid);
+    detach(pid, &links(pid));
+}
+
+/// The same with those alone that hear of system calls, by which rung ever: births and ends are still told.
+///
+/// # Panics
+///
+/// As [`detach_programs`].
+pub fn detach_from_calls(pid: i32) {
+    let (births, calls): (Vec<i32>, Vec<i32>) = links(pid).into_iter().partition(|fd| {
+        // A link says so since Linux 5.9.
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
+        let at = info.lines().find_map(|line| line.strip_prefix("tp_name:"));
+        at.is_some_and(|name| name.trim().starts_with("sched_process_"))
+    });
+    assert!(!births.is_empty(), "some of its programs hear of births");
+    detach(pid, &calls);
+}
+
+fn detach(pid: i32, links: &[i32]) {
     assert!(!links.is_empty(), "it has programs on hooks");
-    has_put_over(Pid::from_raw(pid), 0, &links);
+    has_put_over(Pid::from_raw(pid), 0, links);
 }
 
 /// Its descriptors that keep programs on their hooks.
