@@ -123,7 +123,7 @@ fn build(tools: &Tools, architecture: &str, debug: bool) -> Result<Vec<u8>> {
     run(&mut cargo)?;
 
     let built = folder.join("bpfel-unknown-none/release/pipewarden");
-    strip(tools, &built)
+    strip(tools, &built, debug)
 }
 
 fn flags(tools: &Tools, architecture: &str) -> Result<Vec<String>> {
@@ -151,18 +151,62 @@ fn machine_folders(tools: &Tools) -> Result<Vec<(PathBuf, &'static str)>> {
     Ok(folders)
 }
 
-/// Takes the DWARF away (five sixths of the file); BTF and its line information stay, for the maps'
-/// types and for source lines in the verifier's log.
-fn strip(tools: &Tools, built: &Path) -> Result<Vec<u8>> {
+/// Takes the DWARF away (five sixths of the file). BTF stays, for the maps' types and the global functions'
+/// arguments; what it says of source lines, for the verifier's log, stays in the variant for debugging: it is as much
+/// again as the programs, and whoever loads them keeps it in memory with each of them.
+fn strip(tools: &Tools, built: &Path, debug: bool) -> Result<Vec<u8>> {
+    let bytes = fs::read(built)?;
     let host = output(rustup_proxy("rustc", &tools.toolchain).arg("-vV"))?;
     let host = host.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let stripped = built.with_extension("stripped");
     run(Command::new(tools.sysroot.join("lib/rustlib").join(host).join("bin/rust-objcopy"))
         .arg("--strip-debug")
-        .args(new_names(&fs::read(built)?)?)
+        .args(new_names(&bytes)?)
+        .args(if debug { Vec::new() } else { new_btf_ext(&bytes, &built.with_extension("btf-ext"))? })
         .args([built, &stripped])
         .env("LD_LIBRARY_PATH", tools.sysroot.join("lib")))?;
     fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
+}
+
+/// Options that take the line information out of `.BTF.ext`; what is left goes through that file.
+fn new_btf_ext(object: &[u8], through: &Path) -> Result<Vec<String>> {
+    const SECTION: &str = ".BTF.ext";
+    let file = object::File::parse(object)?;
+    let section = file.section_by_name(SECTION).context("the object has no .BTF.ext")?;
+    fs::write(through, without_lines(section.data()?).context("the object's .BTF.ext is not what it should be")?)?;
+    // Its relocations are for linkers; loaders know what its numbers mean.
+    Ok(vec![format!("--update-section={SECTION}={}", through.display()), format!("--remove-section=.rel{SECTION}")])
+}
+
+/// A `.BTF.ext` without its line information, as if there had been none (Documentation/bpf/btf.rst of the kernel: a
+/// header, and the parts to whose places it points). `None` if it is no such section.
+fn without_lines(section: &[u8]) -> Option<Vec<u8>> {
+    // struct btf_ext_header: magic, version, flags, hdr_len, then pairs of offset and length.
+    const FUNCTIONS: usize = 8;
+    const LINES: usize = 16;
+    const RELOCATIONS: usize = 24;
+    let word = |at: usize| Some(u32::from_le_bytes(section.get(at..at + 4)?.try_into().ok()?) as usize);
+    let header = word(4)?;
+    let part = |pair: usize| {
+        let (start, length) = (header + word(pair)?, word(pair + 4)?);
+        section.get(start..start + length)
+    };
+    let (functions, relocations) = (part(FUNCTIONS)?, if header >= RELOCATIONS + 8 { part(RELOCATIONS)? } else { &[] });
+    let mut without = section.get(..header)?.to_vec();
+    let mut put = |pair: usize, part: &[u8]| {
+        let words = [without.len() - header, part.len()].map(|word| u32::try_from(word).ok());
+        for (word, at) in words.into_iter().zip([pair, pair + 4]) {
+            without.get_mut(at..at + 4)?.copy_from_slice(&word?.to_le_bytes());
+        }
+        without.extend_from_slice(part);
+        Some(())
+    };
+    put(FUNCTIONS, functions)?;
+    put(LINES, &[])?;
+    if header >= RELOCATIONS + 8 {
+        put(RELOCATIONS, relocations)?;
+    }
+    Some(without)
 }
 
 /// Options that take out of symbols' names what cargo makes of the place of the sources: the crate's
@@ -258,7 +302,7 @@ fn hash(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::without_disambiguator;
+    use super::{without_disambiguator, without_lines};
 
     #[test]
     fn a_name_does_not_tell_where_its_crate_is() {
@@ -268,5 +312,25 @@ mod tests {
             assert_eq!(without_disambiguator(name).as_deref(), Some("_RNvNtC10pipewarden4walk9each_slot"));
         }
         assert_eq!(without_disambiguator("each_slot"), None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_section_is_its_functions_and_relocations() {
+        let section = |parts: [&[u8]; 3]| {
+            let mut section = vec![0x9f, 0xeb, 1, 0];
+            let mut words = vec![32];
+            let mut offset = 0;
+            for part in parts {
+                words.extend([offset, part.len()]);
+                offset += part.len();
+            }
+            section.extend(words.into_iter().flat_map(|word| u32::try_from(word).unwrap().to_le_bytes()));
+            section.extend(parts.concat());
+            section
+        };
+        let whole = section([b"functions", b"lines and lines", b"relocations"]);
+        assert_eq!(without_lines(&whole), Some(section([b"functions", b"", b"relocations"])));
+        assert_eq!(without_lines(&whole[..whole.len() - 1]), None, "cut short");
+        assert_eq!(without_lines(&[]), None);
     }
 }

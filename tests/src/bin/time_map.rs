@@ -10,8 +10,9 @@
 #![allow(clippy::print_stdout, reason = "what was measured is this program's result")]
 
 use std::collections::HashSet;
-use std::io::{self, pipe};
+use std::io::{self, Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,9 @@ use pipewarden::pipe::{End, Pipe, PipeId, PipeKind};
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["batches", condition, count] = words[..] {
+        return batches(condition, count.parse()?);
+    }
     let [what, count] = words[..] else { bail!("use `time_map escape|holders|operations|attach COUNT`") };
     let count = count.parse()?;
     match what {
@@ -252,32 +256,53 @@ const FORKS: u32 = 10;
 const OPERATION_ROUNDS: usize = 5;
 
 fn operations(count: usize) -> Result<()> {
+    let count = count.div_ceil(OPERATION_ROUNDS);
     for _ in 0..OPERATION_ROUNDS {
-        batches("none", count)?;
+        Operator::start("none", count)?.operate(&mut || {})?;
         let empty = Empty::attach()?;
-        batches("empty", count)?;
+        Operator::start("empty", count)?.operate(&mut || {})?;
         drop(empty);
         let mut tracker = Tracker::attach(Rung::Tracepoint, Scope::Lineage, Sizes::RUN)?;
-        batches("untracked", count)?;
-        tracker.follow(std::process::id())?;
+        Operator::start("untracked", count)?.operate(&mut || {})?;
+        let operator = Operator::start("tracked", count)?;
+        tracker.follow(operator.0.id())?;
         tracker.seed(None)?;
         // Somebody reads what is told, as in a run.
         let mut reader = tracker.take_reader().context("a tracker has a reader")?;
-        batches_read("tracked", count, &mut || while reader.next_record().is_some() {})?;
+        operator.operate(&mut || while reader.next_record().is_some() {})?;
         ensure!(tracker.losses().slots == 0, "{:?}", tracker.losses());
     }
     Ok(())
 }
 
-fn batches(condition: &str, count: usize) -> Result<()> {
-    batches_read(condition, count, &mut || {})
+/// A process of its own, because a fork costs what its parent's memory does, and ours grows with what we attach. It
+/// waits for a word, and says one after each round.
+struct Operator(Child);
+
+impl Operator {
+    fn start(condition: &str, count: usize) -> Result<Operator> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["batches", condition, &count.to_string()]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Operator(command.spawn()?))
+    }
+
+    fn operate(mut self, between: &mut dyn FnMut()) -> Result<()> {
+        drop(self.0.stdin.take());
+        let mut rounds = self.0.stderr.take().context("its stderr is a pipe")?;
+        while rounds.read(&mut [0])? > 0 {
+            between();
+        }
+        ensure!(self.0.wait()?.success(), "the operator failed");
+        Ok(())
+    }
 }
 
-fn batches_read(condition: &str, count: usize, between: &mut dyn FnMut()) -> Result<()> {
+fn batches(condition: &str, count: usize) -> Result<()> {
+    io::stdin().read_to_end(&mut Vec::new())?;
     let (read, write) = pipe()?;
     let copy = nix::unistd::dup(&write)?;
     let (from, over, null) = (write.as_raw_fd(), copy.as_raw_fd(), c"/dev/null".as_ptr());
-    for _ in 0..count.div_ceil(OPERATION_ROUNDS) {
+    for _ in 0..count {
         batch(condition, "getppid", BATCH, || {
             std::hint::black_box(getppid());
         });
@@ -311,7 +336,7 @@ fn batches_read(condition: &str, count: usize, between: &mut dyn FnMut()) -> Res
                 unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
             }
         });
-        between();
+        io::stderr().write_all(b".")?;
     }
     drop(read);
     Ok(())

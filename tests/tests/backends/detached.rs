@@ -50,8 +50,8 @@ fn a_run_that_hears_of_births_alone_notices_while_its_command_runs() {
     let run = Run::on(&stage).options(["--backend", "bpf"]).options(log.options());
     let begun = stage.path("begun");
     // By then the first look at who holds what, which asks as well, is long over.
-    let line = format!("for i in {{1..500}}; do /bin/true; done; touch '{}'; while :; do /bin/true; done", begun.display());
-    let run = run.bash(&line).start();
+    let line = "for i in {1..500}; do /bin/true; done; touch FILE; while [ -e FILE ]; do /bin/true; done";
+    let run = run.bash(&line.replace("FILE", &begun.display().to_string())).start();
     assert!(Deadline::patient().until(|| begun.exists()));
     detach_from_calls(run.process.pid);
     assert!(Deadline::patient().until(|| !log.of("tracker.degraded").is_empty()), "{:?}", log.records());
