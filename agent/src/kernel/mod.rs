@@ -50,7 +50,7 @@ fn reading_is_forbidden() -> bool {
 
 /// A tracker for a test on the best rung that there is here, or a line that says why there is none.
 #[cfg(test)]
-fn tracker_for_test(rungs: &[rung::Rung]) -> Option<tracker::Tracker> {
+pub(crate) fn tracker_for_test(rungs: &[rung::Rung]) -> Option<tracker::Tracker> {
     tracker_of_scope_for_test(rungs, object::Scope::Lineage)
 }
 
