@@ -12,7 +12,7 @@ use pipewarden_tests::fixture::{COMMAND, GATE, HOLDER, LAST_LINE};
 use pipewarden_tests::kernel::DeadMount;
 use pipewarden_tests::row::{Row, row};
 use pipewarden_tests::rows;
-use pipewarden_tests::run::Run;
+use pipewarden_tests::run::{Run, backend_is};
 use pipewarden_tests::skip::{Need, skip};
 use pipewarden_tests::stage::Stage;
 
@@ -113,15 +113,17 @@ fn a_dead_file_system_beside_a_fifo() {
     assert!(stage.wait(HOLDER).dies(Deadline::patient()), "{}", ended.stderr.text());
 }
 
-/// A scan spun at 100% of a core for as long as there was a holder. (To attach a live map takes some time, once.)
+/// A scan spun at 100% of a core for as long as there was a holder. (To attach a live map takes some time, once: a run
+/// that waits 3 s does it before them only where that is asked for.)
 #[test]
 fn waiting_is_not_computing() {
     let stage = Stage::new();
-    for (options, bound) in [(&["--backend", "proc"][..], 750), (&[], 1500)] {
+    let bound = |options: &[&str]| if options.is_empty() && backend_is("bpf") { 1500 } else { 750 };
+    for options in [&["--backend", "proc"][..], &[]] {
         let run = Run::on(&stage).options(["--on-holder", "report", "--max-drain", "3s"]).options(options);
         let ended = run.fixture("hold_setsid", [""; 0]).end();
         assert_eq!(ended.report().outcome, Outcome::Closed);
-        assert!(ended.cpu < Duration::from_millis(bound), "{:?} of computing in 3 s of waiting", ended.cpu);
+        assert!(ended.cpu < Duration::from_millis(bound(options)), "{:?} of computing in 3 s of waiting", ended.cpu);
     }
 }
 
