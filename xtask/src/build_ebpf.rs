@@ -191,20 +191,13 @@ fn without_lines(section: &[u8]) -> Option<Vec<u8>> {
         let (start, length) = (header + word(pair)?, word(pair + 4)?);
         section.get(start..start + length)
     };
-    let (functions, relocations) = (part(FUNCTIONS)?, if header >= RELOCATIONS + 8 { part(RELOCATIONS)? } else { &[] });
     let mut without = section.get(..header)?.to_vec();
-    let mut put = |pair: usize, part: &[u8]| {
-        let words = [without.len() - header, part.len()].map(|word| u32::try_from(word).ok());
-        for (word, at) in words.into_iter().zip([pair, pair + 4]) {
-            without.get_mut(at..at + 4)?.copy_from_slice(&word?.to_le_bytes());
+    for pair in [FUNCTIONS, LINES, RELOCATIONS].into_iter().filter(|pair| pair + 8 <= header) {
+        let kept = if pair == LINES { &[] } else { part(pair)? };
+        for (word, at) in [without.len() - header, kept.len()].into_iter().zip([pair, pair + 4]) {
+            without.get_mut(at..at + 4)?.copy_from_slice(&u32::try_from(word).ok()?.to_le_bytes());
         }
-        without.extend_from_slice(part);
-        Some(())
-    };
-    put(FUNCTIONS, functions)?;
-    put(LINES, &[])?;
-    if header >= RELOCATIONS + 8 {
-        put(RELOCATIONS, relocations)?;
+        without.extend_from_slice(kept);
     }
     Some(without)
 }

@@ -5,7 +5,8 @@
 //! - [`rung`]: which programs go on which hooks; [`choice`]: which rungs are tried; `calls`: what differs between
 //!   architectures.
 //! - [`tracker`]: a rung attached, and its live map; [`seed`]: what makes the map exact; [`record`]: its events;
-//!   [`users`]: who has the tables in it; [`leaving`]: when the last writer is gone, however that went; `missed`: what probes did not tell.
+//!   [`users`]: who has the tables in it; [`leaving`]: when the last writer is gone, however that went; `missed`: what
+//!   probes did not tell.
 //! - [`snapshot`]: the iterators alone.
 //! - [`connector`]: events without BPF.
 //! - [`self_test`] and [`trial`]: nothing is usable before it told the truth about a child of ours.

@@ -6,6 +6,7 @@
 //! the escalation as it is.
 //!
 //! The tracker is shared by the thread that reads its events, the one that asks its map, and the one that seeds it.
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;

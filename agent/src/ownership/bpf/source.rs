@@ -27,7 +27,7 @@ pub(super) struct BpfSource {
     proc: Proc,
     watched: HashSet<PipeId>,
     seen: Losses,
-    /// What is at it.
+    /// Until its end was taken note of.
     seeding: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -222,16 +222,17 @@ mod tests {
         let at_it = shared.tracker(); // as who seeds it has it
         let asker = thread::spawn(move || {
             tell.send(source.holders(&question).is_ok()).unwrap();
-            // Nobody is at it any more, sooner or later.
-            while !source.is_exact(&question).unwrap() {
-                assert!(Instant::now() < deadline, "it is seeded");
-                thread::yield_now();
-            }
-            source.holders(&question).unwrap();
+            (source, question)
         });
         assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(true), "it answers meanwhile");
         drop(at_it);
-        asker.join().unwrap();
+        let (mut source, question) = asker.join().unwrap();
+        assert!(!source.is_exact(&question).unwrap(), "who finds that it must be seeded does not wait for that either");
+        while !source.is_exact(&question).unwrap() {
+            assert!(Instant::now() < deadline, "it is seeded");
+            thread::yield_now();
+        }
+        source.holders(&question).unwrap();
         assert!(!shared.must_seed.load(Ordering::Acquire));
     }
 }
