@@ -81,14 +81,22 @@ impl Tracker {
             && self.process(table.pid).is_some_and(|process| process.files == files);
         its.then_some(table.pid)
     }
+
+    /// Puts a slot on a watched pipe into the map, in a table of ours that nobody has.
+    #[cfg(test)]
+    pub(crate) fn put_deserted(&mut self, key: SlotKey, slot: Slot) {
+        let us = std::process::id();
+        let table = pipewarden_common::live_map::Table { pid: us, tid: us, slots: 1, ..Default::default() };
+        self.maps.tables.insert(key.files, table, 0).unwrap();
+        self.maps.slots.insert(key, slot, 0).unwrap();
+        self.maps.holders.insert(key, slot, 0).unwrap();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
     use std::sync::mpsc::channel;
-
-    use pipewarden_common::live_map::Table;
 
     use super::super::record::pipe_of;
     use super::super::rung::Rung;
@@ -141,10 +149,7 @@ mod tests {
         let files = tracker.process(us).unwrap().files;
         let (key, slot) = holders(&tracker, pipe).into_iter().find(|(key, _)| key.files == files).unwrap();
         let deserted = SlotKey { files: NOBODYS, ..key };
-        let table = Table { pid: us, tid: us, slots: 1, ..Table::default() };
-        tracker.maps.tables.insert(NOBODYS, table, 0).unwrap();
-        tracker.maps.slots.insert(deserted, slot, 0).unwrap();
-        tracker.maps.holders.insert(deserted, slot, 0).unwrap();
+        tracker.put_deserted(deserted, slot);
 
         let before = tracker.losses();
         assert_eq!(tracker.deserted(), 0);

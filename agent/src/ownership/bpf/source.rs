@@ -198,41 +198,79 @@ fn writes(slot: &Slot, question: &Question) -> Option<(PipeId, End)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::sync::mpsc::channel;
     use std::time::{Duration, Instant};
 
+    use pipewarden_common::{END_WRITE, Held};
+
     use super::*;
     use crate::kernel::lock::TrackerLock;
+    use crate::kernel::record::key_of;
     use crate::kernel::rung::Rung;
     use crate::ownership::Lineage;
     use crate::ownership::keep::Keep;
+    use crate::pipe::{Pipe, PipeKind};
 
-    #[test]
-    fn nobody_waits_for_a_seeding() {
-        let Some(tracker) = crate::kernel::tracker_for_test(&Rung::ALL) else { return };
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A source for what descends from us, and the folder that its lock is in.
+    fn ours() -> Option<(BpfSource, tempfile::TempDir)> {
+        let tracker = crate::kernel::tracker_for_test(&Rung::ALL)?;
         let folder = tempfile::tempdir().unwrap();
         let lock = TrackerLock::take(&folder.path().join("lock"), "test").unwrap().unwrap();
         let root = nix::unistd::getpid().as_raw();
-        let shared = Arc::new(Shared::new(tracker, lock, root));
         let lineage = Lineage { root, home: 0, adopter: None };
-        let mut source = BpfSource::new(Arc::clone(&shared), Proc::new(lineage, Keep::default()));
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let question = Question { pipes: Vec::new(), scope: Scope::Lineage, except: HashSet::new(), deadline };
+        let shared = Arc::new(Shared::new(tracker, lock, root));
+        Some((BpfSource::new(shared, Proc::new(lineage, Keep::default())), folder))
+    }
+
+    fn about(pipes: Vec<Pipe>) -> Question {
+        let deadline = Instant::now() + PATIENCE;
+        Question { pipes, scope: Scope::Lineage, except: HashSet::new(), deadline }
+    }
+
+    fn becomes_exact(source: &mut BpfSource, question: &Question) {
+        while !source.is_exact(question).unwrap() {
+            assert!(Instant::now() < question.deadline, "it is seeded");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_seeding() {
+        let Some((mut source, _folder)) = ours() else { return };
+        let (shared, question) = (Arc::clone(&source.shared), about(Vec::new()));
         let (tell, told) = channel();
         let at_it = shared.tracker(); // as who seeds it has it
         let asker = thread::spawn(move || {
             tell.send(source.holders(&question).is_ok()).unwrap();
             (source, question)
         });
-        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(true), "it answers meanwhile");
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(true), "it answers meanwhile");
         drop(at_it);
         let (mut source, question) = asker.join().unwrap();
         assert!(!source.is_exact(&question).unwrap(), "who finds that it must be seeded does not wait for that either");
-        while !source.is_exact(&question).unwrap() {
-            assert!(Instant::now() < deadline, "it is seeded");
-            thread::yield_now();
-        }
+        becomes_exact(&mut source, &question);
         source.holders(&question).unwrap();
         assert!(!shared.must_seed.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_table_that_nobody_has_makes_for_a_seeding_at_once() {
+        let Some((mut source, _folder)) = ours() else { return };
+        let (read, _write) = std::io::pipe().unwrap();
+        let stat = nix::sys::stat::fstat(read.as_fd()).unwrap();
+        let id = PipeId { dev: stat.st_dev, ino: stat.st_ino };
+        let question = about(vec![Pipe { id, kind: PipeKind::Pipe }]);
+        becomes_exact(&mut source, &question);
+        let key = SlotKey { files: 0x1000, fd: 1, reserved: 0 };
+        let held = Held { ino: id.ino, dev: key_of(id).dev, fd: 1, ends: END_WRITE, ..Held::default() };
+        source.shared.tracker().put_deserted(key, Slot { held, pass: 0, watched: 1 });
+        source.holders(&question).unwrap();
+        assert!(source.seeding.is_some());
+        becomes_exact(&mut source, &question);
+        assert!(source.index().unwrap().slots.iter().all(|(at, _)| *at != key));
+        assert_eq!(source.shared.tracker().slot(key.files, key.fd), None);
     }
 }
