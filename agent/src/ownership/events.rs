@@ -3,6 +3,7 @@
 //! Events are never the truth: what they say was so when they were sent. They make the run ask its
 //! [`Source`] sooner, and they date what it finds. A run that gets none finds the same, later.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -96,6 +97,13 @@ pub trait Events: Send {
     ///
     /// When there will be no more events: whatever happened up to now must be found without them.
     fn next(&mut self) -> io::Result<Option<LineageEvent>>;
+
+    /// A command is about to be started, by this thread and with these pipes. `helpers` are children of the supervisor
+    /// that are no lineage. [`born`](Self::born) follows.
+    fn expect(&mut self, _pipes: &[Pipe], _helpers: &HashSet<i32>) {}
+
+    /// The command that was [expected](Self::expect) was started, or could not be.
+    fn born(&mut self, _command: Option<i32>) {}
 
     /// A try begins, with this lineage and these pipes. It is called before its command's first event is
     /// asked for.

@@ -138,6 +138,8 @@ impl Scene {
             Input::Null(null) => Some(null.as_raw_fd()),
             Input::Fed => fed.as_ref().map(AsRawFd::as_raw_fd),
         };
+        let pipes: Vec<Pipe> = self.lines().map(|(pipe, _)| pipe).collect();
+        self.tracker.expect(&pipes, &self.sinks);
         let spawned = spawn::spawn(&Setup {
             command,
             stdio: [stdin, stdout, stderr],
@@ -147,11 +149,19 @@ impl Scene {
             environment: options.environment.as_deref(),
             directory: options.directory.as_deref(),
             user: options.user.as_ref(),
-        })?;
+        });
+        self.tracker.born(spawned.as_ref().ok().map(|command| command.pid));
+        let spawned = spawned?;
         (self.told)(spawned.pid);
         let home = if self.own_group { spawned.pid } else { nix::unistd::getpgrp().as_raw() };
         let root = nix::unistd::getpid().as_raw();
         Ok((spawned, Lineage { root, home, adopter: self.front }))
+    }
+
+    /// The pipes that concern us, each with the stream that it carries.
+    pub fn lines(&self) -> impl Iterator<Item = (Pipe, Stream)> + '_ {
+        let pumped = self.pumps.iter().flat_map(|pump| pump.streams.iter().map(|stream| (pump.pipe, *stream)));
+        pumped.chain(self.watched.iter().map(|(stream, pipe)| (*pipe, *stream)))
     }
 
     /// The command's ends of the pipes: those that were made first, or new ones.

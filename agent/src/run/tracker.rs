@@ -51,6 +51,20 @@ impl Tracker {
         self.events.as_ref().map_or(Names::PROC, |events| events.names())
     }
 
+    /// A command is about to be started, with these pipes; [`born`](Self::born) follows.
+    pub fn expect(&mut self, pipes: &[Pipe], helpers: &HashSet<i32>) {
+        if let Some(events) = &mut self.events {
+            events.expect(pipes, helpers);
+        }
+    }
+
+    /// It was started, or could not be.
+    pub fn born(&mut self, command: Option<i32>) {
+        if let Some(events) = &mut self.events {
+            events.born(command);
+        }
+    }
+
     /// A try begins.
     pub fn follow(&mut self, lineage: &Lineage, pipes: &[Pipe], now: Instant) {
         self.ladder.begin(now);

@@ -1,10 +1,10 @@
 //! The live map's events, for one run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pipewarden_common::event::{Escape, OTHER_UNKNOWN, kind};
@@ -37,6 +37,8 @@ pub struct BpfEvents {
     losses: Losses,
     next_check: Instant,
     taken: u32,
+    /// Whether a command is being started whose birth will be told.
+    expecting: bool,
 }
 
 impl Events for BpfEvents {
@@ -60,16 +62,20 @@ impl Events for BpfEvents {
         if was_a_turn {
             return Ok(None);
         }
-        let noted = self.shared.seeded.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((why, missed)) = noted {
-            return Ok(Some(LineageEvent::Lost { why, missed }));
-        }
         self.lost()
+    }
+
+    fn expect(&mut self, pipes: &[Pipe], helpers: &HashSet<i32>) {
+        self.expecting = self.shared.expect(pipes, helpers);
+    }
+
+    fn born(&mut self, command: Option<i32>) {
+        let is_tracked = std::mem::take(&mut self.expecting) && self.shared.born(command);
+        self.shared.must_seed.store(!is_tracked, Ordering::Release);
     }
 
     fn follow(&mut self, lineage: &Lineage, _pipes: &[Pipe]) {
         self.home = lineage.home;
-        self.shared.must_seed.store(true, Ordering::Release);
     }
 
     /// It was never tracked.
@@ -88,7 +94,8 @@ impl Events for BpfEvents {
 impl BpfEvents {
     pub(super) fn new(names: Names, reader: Reader, shared: Arc<Shared>) -> BpfEvents {
         let next_check = Instant::now() + CHECK;
-        BpfEvents { names, reader, shared, home: 0, losses: Losses::default(), next_check, taken: 0 }
+        let losses = Losses::default();
+        BpfEvents { names, reader, shared, home: 0, losses, next_check, taken: 0, expecting: false }
     }
 
     fn event(&self, record: &Record) -> Option<LineageEvent> {
@@ -130,16 +137,18 @@ impl BpfEvents {
     /// the ring buffer has been emptied: nothing may come any more by which it would be asked later.
     fn lost(&mut self) -> io::Result<Option<LineageEvent>> {
         // Who asks it looks itself.
-        let Some(tracker) = self.shared.tracker_now() else { return Ok(None) };
+        let Some(map) = self.shared.map_now() else { return Ok(None) };
+        let tracker = &map.tracker;
+        let found = self.shared.lost.swap(false, Ordering::AcqRel);
         let now = Instant::now();
         let counted = Losses { skipped: self.losses.skipped, ..tracker.counted_losses() };
-        if now < self.next_check && counted == self.losses {
+        if !found && now < self.next_check && counted == self.losses {
             return Ok(None);
         }
         self.next_check = now + CHECK;
         tracker.is_heard().map_err(io::Error::other)?;
         let losses = tracker.losses();
-        drop(tracker);
+        drop(map);
         let before = std::mem::replace(&mut self.losses, losses);
         Ok(losses.since(&before).map(|(why, missed)| {
             self.shared.must_seed.store(true, Ordering::Release);

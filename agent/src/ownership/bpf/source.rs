@@ -12,7 +12,6 @@ use super::add;
 use super::shared::Shared;
 use crate::kernel::record::{end_of, pipe_of, process_of};
 use crate::kernel::seed::Root;
-use crate::kernel::tracker::Losses;
 use crate::kernel::users::Users;
 use crate::ownership::proc::Proc;
 use crate::ownership::{Census, Question, Scope, Source};
@@ -25,8 +24,6 @@ pub(super) struct BpfSource {
     shared: Arc<Shared>,
     /// Describes holders, and looks where the map shows nothing.
     proc: Proc,
-    watched: HashSet<PipeId>,
-    seen: Losses,
     /// Until its end was taken note of.
     seeding: Option<JoinHandle<io::Result<()>>>,
 }
@@ -62,7 +59,7 @@ impl Source for BpfSource {
 
 impl BpfSource {
     pub(super) fn new(shared: Arc<Shared>, proc: Proc) -> BpfSource {
-        BpfSource { shared, proc, watched: HashSet::new(), seen: Losses::default(), seeding: None }
+        BpfSource { shared, proc, seeding: None }
     }
 
     /// Whether the map can be asked. If not, it is being seeded: the first time, when there are other pipes to watch,
@@ -73,52 +70,31 @@ impl BpfSource {
             self.shared.must_seed.store(false, Ordering::Release);
         }
         let shared = Arc::clone(&self.shared);
-        let Some(mut tracker) = shared.tracker_now().filter(|_| self.seeding.is_none()) else { return Ok(false) };
-        tracker.is_heard().map_err(io::Error::other)?;
-        let wanted: HashSet<PipeId> = question.pipes.iter().map(|pipe| pipe.id).collect();
-        for pipe in self.watched.difference(&wanted) {
-            tracker.forget(*pipe);
-        }
-        for pipe in wanted.difference(&self.watched) {
-            tracker.watch(*pipe).map_err(io::Error::other)?;
+        let Some(mut map) = shared.map_now().filter(|_| self.seeding.is_none()) else { return Ok(false) };
+        map.tracker.is_heard().map_err(io::Error::other)?;
+        let losses = map.tracker.losses();
+        if losses != map.seen {
+            shared.lost.store(true, Ordering::Release);
             shared.must_seed.store(true, Ordering::Release);
         }
-        self.watched = wanted;
-        let losses = tracker.losses();
-        if let Some((why, missed)) = losses.since(&self.seen) {
+        if map.watch(&question.pipes).map_err(io::Error::other)? {
             shared.must_seed.store(true, Ordering::Release);
-            if self.seen != Losses::default() {
-                shared.note(why, missed);
-            }
         }
-        drop(tracker);
         if !shared.must_seed.load(Ordering::Acquire) {
             return Ok(true);
         }
         // What is lost meanwhile is lost after what the passes found, and asks for another seeding.
-        self.seen = losses;
+        map.seen = losses;
+        drop(map);
         let root = Root { pid: shared.root, except: question.except.clone() };
-        let seed = {
-            let root = root.clone();
-            move || shared.seed(&root, &losses)
-        };
-        match thread::Builder::new().name("seed".to_owned()).spawn(seed) {
-            Ok(seeding) => {
-                self.seeding = Some(seeding);
-                Ok(false)
-            }
-            // There may be no more threads.
-            Err(_) => {
-                self.shared.seed(&root, &losses)?;
-                self.shared.must_seed.store(false, Ordering::Release);
-                Ok(true)
-            }
-        }
+        let seed = move || shared.seed(&root, &losses);
+        self.seeding = Some(thread::Builder::new().name("seed".to_owned()).spawn(seed)?);
+        Ok(false)
     }
 
     /// Reads the index.
     fn index(&self) -> io::Result<Index> {
-        let mut tracker = self.shared.tracker();
+        let tracker = &mut self.shared.map().tracker;
         let mut slots = tracker.holders().map_err(io::Error::other)?;
         let deserted = tracker.deserted();
         let users = tracker.users(&slots).map_err(io::Error::other)?;
@@ -129,7 +105,7 @@ impl BpfSource {
 
     /// What the map says.
     fn census(&self, question: &Question, index: &Index) -> io::Result<Census> {
-        let processes = self.shared.tracker().processes().map_err(io::Error::other)?;
+        let processes = self.shared.map().tracker.processes().map_err(io::Error::other)?;
         let mut members = Vec::new();
         for (pid, process) in processes {
             let pid = pid.cast_signed();
@@ -171,7 +147,7 @@ impl BpfSource {
 
     /// Whether the kernel counts no writer of these pipes that the map does not show.
     fn all_writers_are_known(&self, question: &Question, index: &Index) -> bool {
-        let tracker = self.shared.tracker();
+        let tracker = &self.shared.map().tracker;
         question.pipes.iter().all(|pipe| {
             let of_pipe = |slot: &Slot| writes(slot, question).is_some_and(|(id, _)| id == pipe.id);
             let shown = index.slots.iter().filter(|(_, slot)| of_pipe(slot)).map(|(_, slot)| slot.held.file);
@@ -198,10 +174,14 @@ fn writes(slot: &Slot, question: &Question) -> Option<(PipeId, End)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, PipeReader, Write};
     use std::os::fd::AsFd;
+    use std::process::{Child, Command, Stdio};
     use std::sync::mpsc::channel;
     use std::time::{Duration, Instant};
 
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
     use pipewarden_common::{END_WRITE, Held};
 
     use super::*;
@@ -211,15 +191,19 @@ mod tests {
     use crate::ownership::Lineage;
     use crate::ownership::keep::Keep;
     use crate::pipe::{Pipe, PipeKind};
+    use crate::process::children::descendants;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A source for what descends from us, and the folder that its lock is in.
     fn ours() -> Option<(BpfSource, tempfile::TempDir)> {
+        below(nix::unistd::getpid().as_raw())
+    }
+
+    fn below(root: i32) -> Option<(BpfSource, tempfile::TempDir)> {
         let tracker = crate::kernel::tracker_for_test(&Rung::ALL)?;
         let folder = tempfile::tempdir().unwrap();
         let lock = TrackerLock::take(&folder.path().join("lock"), "test").unwrap().unwrap();
-        let root = nix::unistd::getpid().as_raw();
         let lineage = Lineage { root, home: 0, adopter: None };
         let shared = Arc::new(Shared::new(tracker, lock, root));
         Some((BpfSource::new(shared, Proc::new(lineage, Keep::default())), folder))
@@ -237,12 +221,110 @@ mod tests {
         }
     }
 
+    fn pipe_behind(fd: impl AsFd) -> Pipe {
+        let stat = nix::sys::stat::fstat(fd).unwrap();
+        Pipe { id: PipeId { dev: stat.st_dev, ino: stat.st_ino }, kind: PipeKind::Pipe }
+    }
+
+    /// A shell that starts commands, whose stdout is one pipe.
+    struct Supervisor {
+        shell: Child,
+        output: BufReader<PipeReader>,
+        pipe: Pipe,
+    }
+
+    impl Supervisor {
+        fn new() -> Supervisor {
+            let (read, write) = io::pipe().unwrap();
+            let pipe = pipe_behind(&read);
+            let shell = Command::new("sh").stdin(Stdio::piped()).stdout(write).spawn().unwrap();
+            Supervisor { shell, output: BufReader::new(read), pipe }
+        }
+
+        fn pid(&self) -> i32 {
+            self.shell.id().cast_signed()
+        }
+
+        /// Starts a command that goes on; its pid.
+        fn starts(&mut self) -> i32 {
+            writeln!(self.shell.stdin.as_ref().unwrap(), "sleep 1000 & echo $!").unwrap();
+            let mut line = String::new();
+            self.output.read_line(&mut line).unwrap();
+            line.trim_end().parse().unwrap()
+        }
+    }
+
+    impl Drop for Supervisor {
+        fn drop(&mut self) {
+            for pid in descendants(self.pid(), &HashSet::new()).unwrap_or_default() {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            let _ = self.shell.kill();
+            let _ = self.shell.wait();
+        }
+    }
+
+    fn who_holds(source: &mut BpfSource, pipe: Pipe) -> Vec<i32> {
+        let census = source.holders(&about(vec![pipe])).unwrap();
+        assert!(source.seeding.is_none(), "it need not be seeded");
+        census.holders.iter().map(|holder| holder.id.pid).collect()
+    }
+
+    #[test]
+    fn a_command_is_tracked_from_its_birth() {
+        let mut supervisor = Supervisor::new();
+        let Some((mut source, _folder)) = below(supervisor.pid()) else { return };
+        let (shared, pipe) = (Arc::clone(&source.shared), supervisor.pipe);
+        assert!(shared.expect(&[pipe], &HashSet::new()));
+        let command = supervisor.starts();
+        assert!(shared.born(Some(command)));
+        shared.must_seed.store(false, Ordering::Release);
+        assert_eq!(who_holds(&mut source, pipe), [command]);
+        // So is the next one, although the first one lives: the map is exact.
+        assert!(shared.expect(&[pipe], &HashSet::new()));
+        let next = supervisor.starts();
+        assert!(shared.born(Some(next)));
+        let mut both = [command, next];
+        both.sort_unstable();
+        let mut holders = who_holds(&mut source, pipe);
+        holders.sort_unstable();
+        assert_eq!(holders, both);
+        // Nobody else is.
+        let other = supervisor.starts();
+        assert!(shared.map().tracker.process(other.cast_unsigned()).is_none());
+    }
+
+    #[test]
+    fn a_birth_that_was_not_told_is_found_out() {
+        let mut supervisor = Supervisor::new();
+        let Some((source, _folder)) = below(supervisor.pid()) else { return };
+        assert!(source.shared.expect(&[supervisor.pipe], &HashSet::new()));
+        source.shared.map().tracker.leave(supervisor.pid().cast_unsigned());
+        let command = supervisor.starts();
+        assert!(!source.shared.born(Some(command)));
+    }
+
+    #[test]
+    fn who_is_there_before_the_command_asks_for_a_seeding() {
+        let mut supervisor = Supervisor::new();
+        let Some((mut source, _folder)) = below(supervisor.pid()) else { return };
+        let (shared, pipe) = (Arc::clone(&source.shared), supervisor.pipe);
+        let first = supervisor.starts();
+        assert!(!shared.expect(&[pipe], &HashSet::new()));
+        assert!(shared.expect(&[pipe], &HashSet::from([first])), "one that is no lineage does not");
+        assert!(shared.born(None));
+        becomes_exact(&mut source, &about(vec![pipe]));
+        assert!(shared.expect(&[pipe], &HashSet::new()), "it is exact");
+        shared.map().seen.events += 1;
+        assert!(!shared.expect(&[pipe], &HashSet::new()), "something was lost");
+    }
+
     #[test]
     fn nobody_waits_for_a_seeding() {
         let Some((mut source, _folder)) = ours() else { return };
         let (shared, question) = (Arc::clone(&source.shared), about(Vec::new()));
         let (tell, told) = channel();
-        let at_it = shared.tracker(); // as who seeds it has it
+        let at_it = shared.map(); // as who seeds it has it
         let asker = thread::spawn(move || {
             tell.send(source.holders(&question).is_ok()).unwrap();
             (source, question)
@@ -259,18 +341,17 @@ mod tests {
     #[test]
     fn a_table_that_nobody_has_makes_for_a_seeding_at_once() {
         let Some((mut source, _folder)) = ours() else { return };
-        let (read, _write) = std::io::pipe().unwrap();
-        let stat = nix::sys::stat::fstat(read.as_fd()).unwrap();
-        let id = PipeId { dev: stat.st_dev, ino: stat.st_ino };
-        let question = about(vec![Pipe { id, kind: PipeKind::Pipe }]);
+        let (read, _write) = io::pipe().unwrap();
+        let pipe = pipe_behind(&read);
+        let (id, question) = (pipe.id, about(vec![pipe]));
         becomes_exact(&mut source, &question);
         let key = SlotKey { files: 0x1000, fd: 1, reserved: 0 };
         let held = Held { ino: id.ino, dev: key_of(id).dev, fd: 1, ends: END_WRITE, ..Held::default() };
-        source.shared.tracker().put_deserted(key, Slot { held, pass: 0, watched: 1 });
+        source.shared.map().tracker.put_deserted(key, Slot { held, pass: 0, watched: 1 });
         source.holders(&question).unwrap();
         assert!(source.seeding.is_some());
         becomes_exact(&mut source, &question);
         assert!(source.index().unwrap().slots.iter().all(|(at, _)| *at != key));
-        assert_eq!(source.shared.tracker().slot(key.files, key.fd), None);
+        assert_eq!(source.shared.map().tracker.slot(key.files, key.fd), None);
     }
 }

@@ -129,9 +129,7 @@ impl<'a> Supervisor<'a> {
         lineage: Lineage,
         may_go_on: (bool, bool),
     ) -> Supervisor<'a> {
-        let pumped = scene.pumps.iter().flat_map(|pump| pump.streams.iter().map(|stream| (pump.pipe, *stream)));
-        let watched = scene.watched.iter().map(|(stream, pipe)| (*pipe, *stream));
-        let lines: Vec<_> = pumped.chain(watched).collect();
+        let lines: Vec<_> = scene.lines().collect();
         let pipes: Vec<_> = lines.iter().map(|(pipe, _)| *pipe).collect();
         scene.journal.begin(command.pid, lines, &lineage);
         let now = scene.now();
