@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use pipewarden::process::stat::Stat;
 
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
+use crate::process::Process;
 use crate::run::copied;
 
 /// A shell that waits for the output of a command, which has put a helper into a session of its own and
@@ -17,7 +17,7 @@ use crate::run::copied;
 #[derive(Debug)]
 pub struct Hang {
     shell: Child,
-    helper: i32,
+    helper: Process,
     name: String,
     folder: tempfile::TempDir,
 }
@@ -30,7 +30,17 @@ impl Hang {
     /// When it does not start.
     #[must_use]
     pub fn new(name: &str) -> Hang {
-        Hang::of(name, &mut Command::new("sh"))
+        Hang::of(name, name, &mut Command::new("sh"))
+    }
+
+    /// With a helper that is a shell until it [turns](Self::turn) into one of this name.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn disguised(name: &str) -> Hang {
+        Hang::of(name, "sh", &mut Command::new("sh"))
     }
 
     /// The same in a cgroup: shell, command and helper.
@@ -42,21 +52,29 @@ impl Hang {
     pub fn within(name: &str, cgroup: &Cgroup) -> Hang {
         let mut shell = Command::new("sh");
         cgroup.holds(&mut shell);
-        Hang::of(name, &mut shell)
+        Hang::of(name, name, &mut shell)
     }
 
-    fn of(name: &str, shell: &mut Command) -> Hang {
+    /// `first`: the name of the helper's first program.
+    fn of(name: &str, first: &str, shell: &mut Command) -> Hang {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| -> PathBuf { folder.path().join(name) };
         copied(Path::new("/bin/sleep"), &at(name));
-        nix::unistd::mkfifo(&at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let command = format!("setsid ./{name} 600 & echo $! >helper.new; mv helper.new helper; read line <go\n");
+        for fifo in ["go", "turn"] {
+            nix::unistd::mkfifo(&at(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let program = match first == name {
+            true => format!("./{name} 600"),
+            false => format!("{first} -c 'read line <turn; exec ./{name} 600'"),
+        };
+        let command = format!("setsid {program} & echo $! >helper.new; mv helper.new helper; read line <go\n");
         fs::write(at("command"), command).unwrap();
         let shell = shell.args(["-c", "output=$(sh command)"]).current_dir(folder.path()).spawn().unwrap();
         let helper = || fs::read_to_string(at("helper")).ok()?.trim().parse().ok();
-        let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == name);
+        let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == first);
         assert!(Deadline::patient().until(|| helper().is_some_and(runs)), "the helper does not start");
-        let helper = helper().unwrap();
+        // It has no end of its own before the test's.
+        let helper = Process::open(helper().unwrap()).unwrap();
         Hang { shell, helper, name: name.to_owned(), folder }
     }
 
@@ -65,10 +83,15 @@ impl Hang {
         fs::write(self.folder.path().join("go"), "go\n").unwrap();
     }
 
+    /// The helper, a shell so far, runs the program that it is named after.
+    pub fn turn(&self) {
+        fs::write(self.folder.path().join("turn"), "turn\n").unwrap();
+    }
+
     /// The helper's pid.
     #[must_use]
     pub fn helper(&self) -> i32 {
-        self.helper
+        self.helper.pid
     }
 
     /// Where the helper's program is.
@@ -85,7 +108,7 @@ impl Hang {
     /// Whether the helper lives.
     #[must_use]
     pub fn helper_lives(&self) -> bool {
-        Stat::read(self.helper).is_ok_and(|stat| stat.comm == self.name && !stat.is_dead())
+        Stat::read(self.helper.pid).is_ok_and(|stat| stat.comm == self.name && !stat.is_dead())
     }
 }
 
@@ -93,9 +116,7 @@ impl Drop for Hang {
     fn drop(&mut self) {
         let _ = self.shell.kill();
         let _ = self.shell.wait();
-        if self.helper_lives() {
-            let _ = kill(Pid::from_raw(self.helper), Signal::SIGKILL);
-        }
+        self.helper.signal(Signal::SIGKILL);
     }
 }
 

@@ -225,6 +225,24 @@ fn a_node_observes_until_a_valid_file_says_otherwise() {
     node.end();
 }
 
+/// As whoever leaves by setsid(1) does, and is seen before it runs its program.
+#[test]
+fn who_was_let_live_is_put_before_the_policies_again_when_it_runs_another_program() {
+    let name = name("t");
+    let mut hang = Hang::disguised(&name);
+    let policies = format!("[[policy]]\nmatch = {{ comm = \"{name}\" }}\non_withheld = \"end\"\ngrace = 0\n");
+    let test = "who_was_let_live_is_put_before_the_policies_again_when_it_runs_another_program";
+    let Some(node) = Node::start(test, &policies) else { return };
+    hang.begin();
+    assert_eq!(node.wait_for("holder.spared", hang.helper())["process"]["comm"], "sh");
+    assert!(!hang.is_over());
+    hang.turn();
+    let act = node.wait_for("holder.signalled", hang.helper());
+    assert_eq!(act["process"]["comm"], name.as_str());
+    assert!(Deadline::patient().until(|| hang.is_over()), "the shell waits: {}", node.said());
+    node.end();
+}
+
 #[test]
 fn beyond_its_limit_a_node_observes_and_says_so() {
     let name = name("l");

@@ -48,9 +48,12 @@ pub(super) struct Case {
 }
 
 impl Holder {
-    /// Names that come after it was let live put it before the policies once more: now another may match.
+    /// Who was let live is put before the policies once more when another may match: it runs another program (as a
+    /// command does that leaves its session by setsid(1)), or its names come.
     fn learn(&mut self, description: &Description) {
-        if self.description.names.is_none() && description.names.is_some() {
+        let what = |of: &Description| (of.comm.clone(), of.uid, of.cgroup.clone());
+        let has_names = self.description.names.is_none() && description.names.is_some();
+        if has_names || what(&self.description) != what(description) {
             self.description = description.clone();
             if matches!(self.state, State::Spared) {
                 self.state = State::New;
@@ -190,21 +193,22 @@ impl Node {
                 }
                 Verdict::End => {
                     let name = name.clone().unwrap_or_default();
-                    let signalled = self.act(case.pipe, id, &description, &name, keep, Signal::SIGTERM);
-                    if signalled {
-                        self.metrics.acted_after(self.started.elapsed().saturating_sub(case.since));
-                    }
-                    holder.state = if signalled {
-                        State::Signalled { policy: name, at: Instant::now(), killed: false }
-                    } else {
-                        State::Spared
+                    holder.state = match self.act(case.pipe, id, &description, &name, keep, Signal::SIGTERM) {
+                        Some(true) => {
+                            self.metrics.acted_after(self.started.elapsed().saturating_sub(case.since));
+                            State::Signalled { policy: name, at: Instant::now(), killed: false }
+                        }
+                        Some(false) => State::Spared,
+                        // The next look knows better.
+                        None => State::New,
                     };
                 }
             },
         }
     }
 
-    /// Puts a warrant before [`act`]. Whether the process was signalled.
+    /// Puts a warrant before [`act`]. Whether the process was signalled; `None` if it does not show what it is said to
+    /// hold.
     fn act(
         &mut self,
         pipe: Pipe,
@@ -213,9 +217,9 @@ impl Node {
         policy: &str,
         keep: crate::ownership::keep::Keep,
         signal: Signal,
-    ) -> bool {
-        let Ok(found) = look(id.pid, &Sought { pipes: vec![pipe], hidden: false }) else { return false };
-        let Some(seen) = found.holds.into_iter().find(|hold| hold.end.writes()) else { return false };
+    ) -> Option<bool> {
+        let found = look(id.pid, &Sought { pipes: vec![pipe], hidden: false }).ok()?;
+        let seen = found.holds.into_iter().find(|hold| hold.end.writes())?;
         let ground = Ground::Policy { policy: policy.to_owned(), pipe, seen };
         let warrant = Warrant { id, relation: Relation::Lineage, ground, description, signal };
         let authority = Authority { root: nix::unistd::getpid().as_raw(), keep, foreign: false, node: true };
@@ -233,6 +237,6 @@ impl Node {
             }
         };
         self.metrics.act(outcome);
-        signalled
+        Some(signalled)
     }
 }
