@@ -1,5 +1,6 @@
 //! A rung attached: the live map of pipe ownership, and the events that come with it.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{RawTracePointRunOptions, TestRun};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pipewarden_common::live_map::{Control, PipeKey, Process, Slot, SlotKey, Table};
 use pipewarden_common::offsets::{
     MAP_CALLERS, MAP_CONTROL, MAP_COUNTERS, MAP_EVENTS, MAP_HOLDERS, MAP_PROCESSES, MAP_SLOTS, MAP_TABLES, MAP_WATCHED,
@@ -309,6 +312,20 @@ impl Tracker {
     /// The next record, if there is one and [`take_reader`](Self::take_reader) did not take them away.
     pub fn next_record(&mut self) -> Option<Record> {
         self.reader.as_mut().and_then(Reader::next_record)
+    }
+
+    /// Waits until there may be a record, but not for longer than this.
+    ///
+    /// # Errors
+    ///
+    /// Those of poll(2), but for EINTR.
+    pub fn wait(&self, at_most: Duration) -> io::Result<()> {
+        let Some(reader) = &self.reader else { return Ok(()) };
+        let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The way to the events, for who reads them on another thread than the one that asks the map.
