@@ -172,7 +172,11 @@ impl<'a> Supervisor<'a> {
             match self.next(now)? {
                 Next::Wait(until) => self.wait(until)?,
                 Next::Again => {}
-                Next::Done => return Ok(self.finish()),
+                Next::Done => {
+                    // What was found out since is on record, too.
+                    self.take_events();
+                    return Ok(self.finish());
+                }
             }
         }
     }
