@@ -139,6 +139,17 @@ impl Policies {
         Verdict::End
     }
 
+    /// What was decided last, of this holder, was not done: it does not count.
+    pub fn not_done(&mut self, subject: &Subject<'_>) {
+        let Some(name) = self.of(subject).map(|policy| policy.name.clone()) else { return };
+        let of_pod = subject.place.and_then(group_of).map(|group| (name.clone(), Some(group)));
+        for budget in [Some((name, None)), of_pod].into_iter().flatten() {
+            if let Some(acts) = self.acts.get_mut(&budget) {
+                acts.pop_back();
+            }
+        }
+    }
+
     /// Whether one more act is within a rate. Forgets what is past.
     fn has_room(&mut self, budget: &Budget, rate: Rate, now: Duration) -> bool {
         let Some((most, window)) = rate else { return true };
@@ -251,6 +262,9 @@ mod tests {
         assert_eq!(decide(&two, SECOND * 5), Verdict::Limited(Limit::Policy));
         policies.replace(Config::parse("node.toml".into(), text.into()).unwrap().policies);
         assert_eq!(policies.decide(&in_pod(&two), Duration::ZERO, SECOND * 60), Verdict::Limited(Limit::Policy));
+        let mut undone = policies.clone();
+        undone.not_done(&in_pod(&two));
+        assert_eq!(undone.decide(&in_pod(&two), Duration::ZERO, SECOND * 60), Verdict::End, "it was not done");
         assert_eq!(policies.decide(&in_pod(&two), Duration::ZERO, SECOND * 61), Verdict::End, "the first is past");
         assert_eq!((Limit::Policy.key(), Limit::Pod.key()), ("limit", "pod_limit"));
     }

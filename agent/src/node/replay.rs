@@ -141,7 +141,12 @@ impl Cases {
             cases.push(Case { pipe, process: act.process.clone(), since, gone: None, signalled: false });
             cases.len() - 1
         });
-        self.cases[index].signalled |= signalled;
+        let case = &mut self.cases[index];
+        // It may have run another program since it was spared.
+        if !case.signalled {
+            case.process = act.process.clone();
+        }
+        case.signalled |= signalled;
     }
 
     fn find(&self, run: RunId, act: &Act) -> Option<usize> {

@@ -33,10 +33,18 @@ pub(super) enum State {
     Signalled { policy: String, at: Instant, killed: bool },
 }
 
+/// How often a holder that was let live is put before the policies again because it has become another: each time is
+/// on record, and it may become another as often as it likes.
+const TURNS: u32 = 8;
+
 /// A holder of a withheld pipe.
 pub(super) struct Holder {
     pub(super) description: Description,
     pub(super) state: State,
+    /// The policy that it was put before, and whether that keeps it.
+    judge: (Option<String>, bool),
+    /// How often that became another one.
+    turns: u32,
 }
 
 /// A withheld pipe.
@@ -48,12 +56,16 @@ pub(super) struct Case {
 }
 
 impl Holder {
-    /// Who was let live is put before the policies once more when another may match: it runs another program (as a
-    /// command does that leaves its session by setsid(1)), or its names come.
-    fn learn(&mut self, description: &Description) {
-        let what = |of: &Description| (of.comm.clone(), of.uid, of.cgroup.clone());
+    /// Who was let live is put before the policies once more when its names come, and when another policy is about it:
+    /// it runs another program, as a command does that leaves its session by setsid(1).
+    fn learn(&mut self, description: &Description, judge: &(Option<String>, bool)) {
         let has_names = self.description.names.is_none() && description.names.is_some();
-        if has_names || what(&self.description) != what(description) {
+        let has_turned = self.judge != *judge && self.turns < TURNS;
+        if has_turned {
+            self.judge = judge.clone();
+            self.turns += 1;
+        }
+        if has_names || has_turned {
             self.description = description.clone();
             if matches!(self.state, State::Spared) {
                 self.state = State::New;
@@ -153,9 +165,15 @@ impl Node {
         let policy = self.policies.of(&subject);
         let name = policy.map(|policy| policy.name.clone());
         let keep = policy.map(|policy| policy.keep.live.clone()).unwrap_or_default();
-        let holder =
-            case.holders.entry(id).or_insert_with(|| Holder { description: description.clone(), state: State::New });
-        holder.learn(&description);
+        let judge = (name.clone(), keep.matches(id.pid, &description.comm));
+        let is_kept = judge.1;
+        let holder = case.holders.entry(id).or_insert_with(|| Holder {
+            description: description.clone(),
+            state: State::New,
+            judge: judge.clone(),
+            turns: 0,
+        });
+        holder.learn(&description, &judge);
         let spare = |reason, note: String| Decision {
             option: name.as_deref().map(journal::option),
             note: Some(note),
@@ -167,12 +185,11 @@ impl Node {
             State::Spared => {}
             State::Signalled { policy, at, killed } => {
                 if !*killed && at.elapsed() >= KILL_AFTER {
-                    *killed = true;
                     let policy = policy.clone();
-                    self.act(case.pipe, id, &description, &policy, keep, Signal::SIGKILL);
+                    *killed = self.act(case.pipe, id, &description, &policy, keep, Signal::SIGKILL).is_some();
                 }
             }
-            State::New if keep.matches(id.pid, &description.comm) => {
+            State::New if is_kept => {
                 holder.state = State::Spared;
                 let decision =
                     Decision { action: Action::Kept, ..spare(Reason::Keep, "the policy keeps it".to_owned()) };
@@ -200,7 +217,10 @@ impl Node {
                         }
                         Some(false) => State::Spared,
                         // The next look knows better.
-                        None => State::New,
+                        None => {
+                            self.policies.not_done(&subject);
+                            State::New
+                        }
                     };
                 }
             },
@@ -208,7 +228,7 @@ impl Node {
     }
 
     /// Puts a warrant before [`act`]. Whether the process was signalled; `None` if it does not show what it is said to
-    /// hold.
+    /// hold, or cannot be looked at.
     fn act(
         &mut self,
         pipe: Pipe,
@@ -238,5 +258,31 @@ impl Node {
         };
         self.metrics.act(outcome);
         Some(signalled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_becomes_another_again_and_again_is_judged_so_often_and_no_more() {
+        let description = describe(std::process::id().cast_signed()).unwrap();
+        let by = |policy: &str| (Some(policy.to_owned()), false);
+        let mut holder = Holder { description: description.clone(), state: State::Spared, judge: by("a"), turns: 0 };
+        let mut judged = 0;
+        for turn in 0..100 {
+            for policy in ["a", if turn % 2 == 0 { "b" } else { "c" }] {
+                holder.learn(&description, &by(policy));
+                judged += u32::from(matches!(holder.state, State::New));
+                holder.state = State::Spared;
+            }
+        }
+        assert_eq!(judged, TURNS);
+        // Who is signalled already stays that.
+        let state = State::Signalled { policy: "a".to_owned(), at: Instant::now(), killed: false };
+        let mut holder = Holder { state, turns: 0, ..holder };
+        holder.learn(&description, &by("b"));
+        assert!(matches!(holder.state, State::Signalled { .. }));
     }
 }

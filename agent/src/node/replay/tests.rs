@@ -124,6 +124,22 @@ fn keep_is_asked_about_what_was_recorded() {
 }
 
 #[test]
+fn who_ran_another_program_is_what_it_was_last() {
+    let as_shell = || {
+        let mut act = act(70);
+        act.process.comm = "sh".into();
+        act
+    };
+    let policy = "[[policy]]\nmatch = { comm = \"node\" }\non_withheld = \"end\"\n";
+    let log = Log::new().at(10, Event::HolderSpared(as_shell()));
+    assert_eq!(fates(&log.replay(policy)), [(70, Fate::Observed)]);
+    assert_eq!(fates(&log.at(11, Event::HolderSpared(act(70))).replay(policy)), [(70, Fate::Ended)]);
+    // What it was signalled as counts, whatever it became.
+    let log = Log::new().at(10, Event::HolderSignalled(act(70))).at(11, Event::HolderSignalled(as_shell()));
+    assert_eq!(fates(&log.replay(policy)), [(70, Fate::Ended)]);
+}
+
+#[test]
 fn limits_count_in_the_order_of_time() {
     let log = Log::new().at(20, Event::HolderSpared(act(71))).at(21, Event::HolderSpared(act(70)));
     let later = log.at(90, Event::HolderSpared(act(72)));
