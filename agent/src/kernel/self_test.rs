@@ -95,7 +95,7 @@ struct Zombie(Pid);
 
 impl Drop for Zombie {
     fn drop(&mut self) {
-        let _ = nix::sys::wait::waitpid(self.0, None); // it is dead already: nothing to wait for
+        let _ = nix::sys::wait::waitpid(self.0, None); // it ends by itself, and mostly has
     }
 }
 
@@ -188,7 +188,7 @@ pub fn of_tracker(tracker: &mut Tracker) -> Result<(), SelfTestError> {
 }
 
 /// How long it is tried anew where something was lost: the machine may be busy with what fills a ring buffer.
-const ANEW: Duration = Duration::from_secs(10);
+const ANEW: Duration = Duration::from_secs(5);
 
 fn both_ways(us: u32, tracker: &mut Tracker) -> Result<(), SelfTestError> {
     for leave in [Leave::Session, Leave::Group] {

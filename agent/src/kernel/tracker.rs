@@ -14,7 +14,7 @@ use pipewarden_common::live_map::{Control, PipeKey, Process, Slot, SlotKey, Tabl
 use pipewarden_common::offsets::{
     MAP_CALLERS, MAP_CONTROL, MAP_COUNTERS, MAP_EVENTS, MAP_HOLDERS, MAP_PROCESSES, MAP_SLOTS, MAP_TABLES, MAP_WATCHED,
 };
-use pipewarden_common::{call, counter};
+use pipewarden_common::{Held, call, counter};
 
 use super::btf::Name;
 use super::missed::Callers;
@@ -409,8 +409,17 @@ impl Tracker {
     /// the pipe was not seen, or where the kernel cannot be asked.
     #[must_use]
     pub fn writers(&self, pipe: PipeId) -> Option<u32> {
-        let object = self.maps.watched.get(&key_of(pipe), 0).ok().filter(|object| *object != 0)?;
-        self.ask(ASK_WRITERS, object).ok()
+        self.writers_by(self.maps.watched.get(&key_of(pipe), 0).ok()?)
+    }
+
+    /// The same of the pipe that is in a slot now.
+    #[must_use]
+    pub fn writers_of(&self, held: &Held) -> Option<u32> {
+        self.writers_by(held.object)
+    }
+
+    fn writers_by(&self, object: u64) -> Option<u32> {
+        self.ask(ASK_WRITERS, Some(object).filter(|object| *object != 0)?).ok()
     }
 
     /// Runs a program that is attached to nothing, with one argument; gives its answer.

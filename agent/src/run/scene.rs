@@ -150,7 +150,7 @@ impl Scene {
             directory: options.directory.as_deref(),
             user: options.user.as_ref(),
         });
-        self.tracker.born(spawned.as_ref().ok().map(|command| command.pid));
+        self.tracker.born(spawned.as_ref().ok().map(|command| command.pid), &mut self.journal);
         let spawned = spawned?;
         (self.told)(spawned.pid);
         let home = if self.own_group { spawned.pid } else { nix::unistd::getpgrp().as_raw() };

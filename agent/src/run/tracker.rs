@@ -59,10 +59,11 @@ impl Tracker {
     }
 
     /// It was started, or could not be.
-    pub fn born(&mut self, command: Option<i32>) {
+    pub fn born(&mut self, command: Option<i32>, journal: &mut Journal) {
         if let Some(events) = &mut self.events {
             events.born(command);
         }
+        self.note_reseeded(journal);
     }
 
     /// A try begins.

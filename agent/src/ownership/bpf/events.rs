@@ -37,8 +37,6 @@ pub struct BpfEvents {
     losses: Losses,
     next_check: Instant,
     taken: u32,
-    /// Whether a command is being started whose birth will be told.
-    expecting: bool,
 }
 
 impl Events for BpfEvents {
@@ -66,12 +64,11 @@ impl Events for BpfEvents {
     }
 
     fn expect(&mut self, pipes: &[Pipe], helpers: &HashSet<i32>) {
-        self.expecting = self.shared.expect(pipes, helpers);
+        self.shared.expect(pipes, helpers);
     }
 
     fn born(&mut self, command: Option<i32>) {
-        let is_tracked = std::mem::take(&mut self.expecting) && self.shared.born(command);
-        self.shared.must_seed.store(!is_tracked, Ordering::Release);
+        self.shared.born(command);
     }
 
     fn follow(&mut self, lineage: &Lineage, _pipes: &[Pipe]) {
@@ -94,8 +91,9 @@ impl Events for BpfEvents {
 impl BpfEvents {
     pub(super) fn new(names: Names, reader: Reader, shared: Arc<Shared>) -> BpfEvents {
         let next_check = Instant::now() + CHECK;
-        let losses = Losses::default();
-        BpfEvents { names, reader, shared, home: 0, losses, next_check, taken: 0, expecting: false }
+        // What was lost before is nobody's: nobody has been followed yet.
+        let losses = shared.map().tracker.losses();
+        BpfEvents { names, reader, shared, home: 0, losses, next_check, taken: 0 }
     }
 
     fn event(&self, record: &Record) -> Option<LineageEvent> {
@@ -148,11 +146,11 @@ impl BpfEvents {
         self.next_check = now + CHECK;
         tracker.is_heard().map_err(io::Error::other)?;
         let losses = tracker.losses();
+        if losses != map.seen {
+            self.shared.must_seed.store(true, Ordering::Release);
+        }
         drop(map);
         let before = std::mem::replace(&mut self.losses, losses);
-        Ok(losses.since(&before).map(|(why, missed)| {
-            self.shared.must_seed.store(true, Ordering::Release);
-            LineageEvent::Lost { why, missed }
-        }))
+        Ok(losses.since(&before).map(|(why, missed)| LineageEvent::Lost { why, missed }))
     }
 }

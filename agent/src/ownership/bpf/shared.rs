@@ -32,28 +32,32 @@ pub(super) struct Map {
     watched: HashSet<PipeId>,
     /// What had been lost when it was seeded, or needed no seeding.
     pub(super) seen: Losses,
+    /// Whether a command is being started whose birth will be told. Until it is, we are tracked ourselves.
+    pub(super) starting: bool,
 }
 
 impl Map {
     /// Watches these pipes and no others. Whether some were not watched before.
     pub(super) fn watch(&mut self, pipes: &[Pipe]) -> Result<bool, MapError> {
-        let wanted: HashSet<PipeId> = pipes.iter().map(|pipe| pipe.id).collect();
-        for pipe in self.watched.difference(&wanted) {
-            self.tracker.forget(*pipe);
+        for pipe in self.watched.extract_if(|pipe| pipes.iter().all(|wanted| wanted.id != *pipe)) {
+            self.tracker.forget(pipe);
         }
         let mut others = false;
-        for pipe in wanted.difference(&self.watched) {
-            self.tracker.watch(*pipe)?;
-            others = true;
+        for pipe in pipes {
+            if !self.watched.contains(&pipe.id) {
+                self.tracker.watch(pipe.id)?;
+                self.watched.insert(pipe.id);
+                others = true;
+            }
         }
-        self.watched = wanted;
         Ok(others)
     }
 }
 
 impl Shared {
     pub(super) fn new(tracker: Tracker, lock: TrackerLock, root: i32) -> Shared {
-        let map = Mutex::new(Map { tracker, watched: HashSet::new(), seen: Losses::default() });
+        let map = Map { tracker, watched: HashSet::new(), seen: Losses::default(), starting: false };
+        let map = Mutex::new(map);
         Shared { map, must_seed: AtomicBool::new(true), lost: AtomicBool::new(false), root, _lock: lock }
     }
 
@@ -85,35 +89,48 @@ impl Shared {
         Ok(())
     }
 
-    /// A command is about to be started: it is to be tracked from its birth. Whether it will be; then
-    /// [`born`](Self::born) must follow.
+    /// A command is about to be started: it is to be tracked from its birth. [`born`](Self::born) must follow.
     ///
-    /// The map needs no seeding where there is nobody yet to be found by one, or where it is exact already. New pipes
-    /// have no holders but us.
-    pub(super) fn expect(&self, pipes: &[Pipe], helpers: &HashSet<i32>) -> bool {
-        let nobody = children::descendants(self.root, helpers).is_ok_and(|descendants| descendants.is_empty());
-        if !nobody && self.must_seed.load(Ordering::Acquire) {
-            return false;
+    /// Then the map needs no seeding, if it is exact already, or nobody is there yet who could be found by one: it has
+    /// not been asked about any pipe, and we have no children. New pipes have no holders but us.
+    pub(super) fn expect(&self, pipes: &[Pipe], helpers: &HashSet<i32>) {
+        let starting = self.map_now().is_some_and(|mut map| {
+            let losses = map.tracker.losses();
+            let is_exact = !self.must_seed.load(Ordering::Acquire) && losses == map.seen;
+            let is_ready = (is_exact || map.watched.is_empty() && self.has_nobody(helpers))
+                && map.watch(pipes).is_ok()
+                && map.tracker.follow(self.root.cast_unsigned()).is_ok();
+            if is_ready {
+                (map.seen, map.starting) = (losses, true);
+                self.must_seed.store(false, Ordering::Release);
+            }
+            is_ready
+        });
+        if !starting {
+            self.must_seed.store(true, Ordering::Release);
         }
-        let Some(mut map) = self.map_now() else { return false };
-        let losses = map.tracker.losses();
-        if !nobody && losses != map.seen {
-            return false;
-        }
-        if map.watch(pipes).is_err() || map.tracker.follow(self.root.cast_unsigned()).is_err() {
-            return false;
-        }
-        map.seen = losses;
-        true
     }
 
-    /// It was started, or could not be. We are no lineage any more. Whether its birth was told.
-    pub(super) fn born(&self, command: Option<i32>) -> bool {
-        let tracker = &mut self.map().tracker;
-        tracker.leave(self.root.cast_unsigned());
-        command.is_none_or(|pid| {
-            // Who ended since has left the map.
-            tracker.process(pid.cast_unsigned()).is_some() || Stat::read(pid).is_ok_and(|stat| stat.is_dead())
-        })
+    /// Whether the supervisor has no children. One may be missed while another goes, but not twice.
+    fn has_nobody(&self, helpers: &HashSet<i32>) -> bool {
+        let is_empty = || children::descendants(self.root, helpers).is_ok_and(|descendants| descendants.is_empty());
+        is_empty() && is_empty()
+    }
+
+    /// It was started, or could not be. We are no lineage any more. Where its birth was not told, the map must be
+    /// seeded.
+    pub(super) fn born(&self, command: Option<i32>) {
+        let mut map = self.map();
+        if !std::mem::take(&mut map.starting) {
+            return;
+        }
+        map.tracker.leave(self.root.cast_unsigned());
+        // Who ended since has left the map.
+        let is_told = command.is_none_or(|pid| {
+            map.tracker.process(pid.cast_unsigned()).is_some() || Stat::read(pid).is_ok_and(|stat| stat.is_dead())
+        });
+        if !is_told {
+            self.must_seed.store(true, Ordering::Release);
+        }
     }
 }

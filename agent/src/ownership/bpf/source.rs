@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
+use pipewarden_common::Held;
 use pipewarden_common::live_map::{Slot, SlotKey};
 
 use super::add;
@@ -62,15 +63,17 @@ impl BpfSource {
         BpfSource { shared, proc, seeding: None }
     }
 
-    /// Whether the map can be asked. If not, it is being seeded: the first time, when there are other pipes to watch,
-    /// and whenever anything was lost.
+    /// Whether the map can be asked. If not, it is being seeded: where it was attached late, when there are other pipes
+    /// to watch, and whenever anything was lost.
     fn is_exact(&mut self, question: &Question) -> io::Result<bool> {
         if let Some(seeding) = self.seeding.take_if(|seeding| seeding.is_finished()) {
             seeding.join().unwrap_or_else(|_| Err(io::Error::other("the thread that seeds the live map panicked")))?;
             self.shared.must_seed.store(false, Ordering::Release);
         }
         let shared = Arc::clone(&self.shared);
-        let Some(mut map) = shared.map_now().filter(|_| self.seeding.is_none()) else { return Ok(false) };
+        let Some(mut map) = shared.map_now().filter(|map| self.seeding.is_none() && !map.starting) else {
+            return Ok(false);
+        };
         map.tracker.is_heard().map_err(io::Error::other)?;
         let losses = map.tracker.losses();
         if losses != map.seen {
@@ -88,7 +91,8 @@ impl BpfSource {
         drop(map);
         let root = Root { pid: shared.root, except: question.except.clone() };
         let seed = move || shared.seed(&root, &losses);
-        self.seeding = Some(thread::Builder::new().name("seed".to_owned()).spawn(seed)?);
+        // Where there are no more threads to be had, the next question tries again.
+        self.seeding = thread::Builder::new().name("seed".to_owned()).spawn(seed).ok();
         Ok(false)
     }
 
@@ -150,9 +154,10 @@ impl BpfSource {
         let tracker = &self.shared.map().tracker;
         question.pipes.iter().all(|pipe| {
             let of_pipe = |slot: &Slot| writes(slot, question).is_some_and(|(id, _)| id == pipe.id);
-            let shown = index.slots.iter().filter(|(_, slot)| of_pipe(slot)).map(|(_, slot)| slot.held.file);
-            let shown = shown.collect::<HashSet<u64>>().len();
-            tracker.writers(pipe.id).is_some_and(|writers| writers as usize <= shown)
+            let shown: Vec<Held> =
+                index.slots.iter().map(|(_, slot)| slot).filter(|slot| of_pipe(slot)).map(|slot| slot.held).collect();
+            let files = shown.iter().map(|held| held.file).collect::<HashSet<u64>>().len();
+            shown.first().and_then(|held| tracker.writers_of(held)).is_some_and(|writers| writers as usize <= files)
         })
     }
 }
@@ -182,7 +187,7 @@ mod tests {
 
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
-    use pipewarden_common::{END_WRITE, Held};
+    use pipewarden_common::END_WRITE;
 
     use super::*;
     use crate::kernel::lock::TrackerLock;
@@ -265,8 +270,12 @@ mod tests {
     }
 
     fn who_holds(source: &mut BpfSource, pipe: Pipe) -> Vec<i32> {
-        let census = source.holders(&about(vec![pipe])).unwrap();
-        assert!(source.seeding.is_none(), "it need not be seeded");
+        let question = about(vec![pipe]);
+        assert!(source.is_exact(&question).unwrap(), "it need not be seeded");
+        let index = source.index().unwrap();
+        // The supervisor's is the same open file.
+        assert!(source.all_writers_are_known(&question, &index));
+        let census = source.holders(&question).unwrap();
         census.holders.iter().map(|holder| holder.id.pid).collect()
     }
 
@@ -275,15 +284,14 @@ mod tests {
         let mut supervisor = Supervisor::new();
         let Some((mut source, _folder)) = below(supervisor.pid()) else { return };
         let (shared, pipe) = (Arc::clone(&source.shared), supervisor.pipe);
-        assert!(shared.expect(&[pipe], &HashSet::new()));
+        shared.expect(&[pipe], &HashSet::new());
         let command = supervisor.starts();
-        assert!(shared.born(Some(command)));
-        shared.must_seed.store(false, Ordering::Release);
+        shared.born(Some(command));
         assert_eq!(who_holds(&mut source, pipe), [command]);
         // So is the next one, although the first one lives: the map is exact.
-        assert!(shared.expect(&[pipe], &HashSet::new()));
+        shared.expect(&[pipe], &HashSet::new());
         let next = supervisor.starts();
-        assert!(shared.born(Some(next)));
+        shared.born(Some(next));
         let mut both = [command, next];
         both.sort_unstable();
         let mut holders = who_holds(&mut source, pipe);
@@ -298,10 +306,12 @@ mod tests {
     fn a_birth_that_was_not_told_is_found_out() {
         let mut supervisor = Supervisor::new();
         let Some((source, _folder)) = below(supervisor.pid()) else { return };
-        assert!(source.shared.expect(&[supervisor.pipe], &HashSet::new()));
+        source.shared.expect(&[supervisor.pipe], &HashSet::new());
         source.shared.map().tracker.leave(supervisor.pid().cast_unsigned());
         let command = supervisor.starts();
-        assert!(!source.shared.born(Some(command)));
+        assert!(!source.shared.must_seed.load(Ordering::Acquire));
+        source.shared.born(Some(command));
+        assert!(source.shared.must_seed.load(Ordering::Acquire));
     }
 
     #[test]
@@ -310,13 +320,20 @@ mod tests {
         let Some((mut source, _folder)) = below(supervisor.pid()) else { return };
         let (shared, pipe) = (Arc::clone(&source.shared), supervisor.pipe);
         let first = supervisor.starts();
-        assert!(!shared.expect(&[pipe], &HashSet::new()));
-        assert!(shared.expect(&[pipe], &HashSet::from([first])), "one that is no lineage does not");
-        assert!(shared.born(None));
+        let needs_none = |helpers: &[i32]| {
+            shared.expect(&[pipe], &helpers.iter().copied().collect());
+            let starting = shared.map().starting;
+            shared.born(None);
+            assert_eq!(shared.must_seed.load(Ordering::Acquire), !starting);
+            starting
+        };
+        assert!(!needs_none(&[]));
+        assert!(needs_none(&[first]), "one that is no lineage does not");
+        shared.must_seed.store(true, Ordering::Release);
         becomes_exact(&mut source, &about(vec![pipe]));
-        assert!(shared.expect(&[pipe], &HashSet::new()), "it is exact");
+        assert!(needs_none(&[]), "it is exact");
         shared.map().seen.events += 1;
-        assert!(!shared.expect(&[pipe], &HashSet::new()), "something was lost");
+        assert!(!needs_none(&[]), "something was lost");
     }
 
     #[test]
