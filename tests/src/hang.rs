@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use pipewarden::process::stat::Stat;
@@ -60,18 +60,19 @@ impl Hang {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| -> PathBuf { folder.path().join(name) };
         copied(Path::new("/bin/sleep"), &at(name));
-        for fifo in ["go", "turn"] {
-            nix::unistd::mkfifo(&at(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }
+        nix::unistd::mkfifo(&at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let program = match first == name {
             true => format!("./{name} 600"),
-            false => format!("{first} -c 'read line <turn; exec ./{name} 600'"),
+            // It waits for no longer than the test lives.
+            false => format!("{first} -c 'read line <&3; exec ./{name} 600'"),
         };
-        let command = format!("setsid {program} & echo $! >helper.new; mv helper.new helper; read line <go\n");
+        let command =
+            format!("exec 3<&0; setsid {program} & echo $! >helper.new; mv helper.new helper; read line <go\n");
         fs::write(at("command"), command).unwrap();
-        let shell = shell.args(["-c", "output=$(sh command)"]).current_dir(folder.path()).spawn().unwrap();
+        let shell = shell.args(["-c", "output=$(sh command)"]).current_dir(folder.path());
+        let shell = shell.stdin(Stdio::piped()).spawn().unwrap();
         let helper = || fs::read_to_string(at("helper")).ok()?.trim().parse().ok();
-        let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == first);
+        let runs = |pid: i32| Stat::read(pid).is_ok_and(|stat| stat.comm == first && stat.sid == pid);
         assert!(Deadline::patient().until(|| helper().is_some_and(runs)), "the helper does not start");
         // It has no end of its own before the test's.
         let helper = Process::open(helper().unwrap()).unwrap();
@@ -84,8 +85,12 @@ impl Hang {
     }
 
     /// The helper, a shell so far, runs the program that it is named after.
-    pub fn turn(&self) {
-        fs::write(self.folder.path().join("turn"), "turn\n").unwrap();
+    ///
+    /// # Panics
+    ///
+    /// When it is gone.
+    pub fn turn(&mut self) {
+        drop(self.shell.stdin.take());
     }
 
     /// The helper's pid.
