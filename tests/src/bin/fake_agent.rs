@@ -9,6 +9,7 @@
 //! | `line` | reads a line from stdin, and writes it |
 //! | `input` | reads stdin to its end, writes it, and announces `eof` |
 //! | `leave:ROLE` | leaves a process behind that holds stdout in a session of its own |
+//! | `much:MEGABYTES` | has so much memory from here on |
 //! | `work:MILLIS` | does something for so long, silently |
 //! | `deaf` | ignores SIGTERM from here on |
 //! | `hang` | stays |
@@ -64,6 +65,7 @@ fn take(fixture: &Fixture, step: &str) -> Result<()> {
             })?;
             fixture.after(rest)?;
         }
+        "much" => drop(Box::leak(vec![1_u8; rest.parse::<usize>()? << 20].into_boxed_slice())),
         "work" => std::thread::sleep(Duration::from_millis(rest.parse()?)), // its work, nobody's wait
         "deaf" => ignore(Signal::SIGTERM)?,
         "hang" => stay()?,

@@ -4,6 +4,7 @@
 mod background;
 mod detached;
 mod escape;
+mod last_breath;
 mod loss;
 mod one_tracker;
 mod refused;

@@ -142,6 +142,10 @@ impl BpfSource {
                 census.holders.push(holder);
             }
         }
+        if members.is_empty() {
+            // Who is on its way out has left the map, and with much memory to give back it is not gone for long.
+            members = self.proc.members(&question.except)?;
+        }
         self.proc.mark_who_is_at_work(&mut members);
         // Parents first.
         members.sort_unstable_by_key(|stat| (stat.id.start_ticks, stat.id.pid));
