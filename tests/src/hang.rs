@@ -85,10 +85,6 @@ impl Hang {
     }
 
     /// The helper, a shell so far, runs the program that it is named after.
-    ///
-    /// # Panics
-    ///
-    /// When it is gone.
     pub fn turn(&mut self) {
         drop(self.shell.stdin.take());
     }

@@ -223,7 +223,7 @@ fn act_and_hear(us: u32, leave: Leave, tracker: &mut Tracker) -> io::Result<(Act
         if is_over {
             return Ok((acting.over()?, told));
         }
-        tracker.wait(ASKED_AGAIN)?;
+        tracker.wait(Instant::now() + ASKED_AGAIN)?;
     }
 }
 

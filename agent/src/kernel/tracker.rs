@@ -314,18 +314,13 @@ impl Tracker {
         self.reader.as_mut().and_then(Reader::next_record)
     }
 
-    /// Waits until there may be a record, but not for longer than this.
+    /// As [`Reader::wait`], unless [`take_reader`](Self::take_reader) took the records away.
     ///
     /// # Errors
     ///
-    /// Those of poll(2), but for EINTR.
-    pub fn wait(&self, at_most: Duration) -> io::Result<()> {
-        let Some(reader) = &self.reader else { return Ok(()) };
-        let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    /// As there.
+    pub fn wait(&self, deadline: Instant) -> io::Result<bool> {
+        self.reader.as_ref().map_or(Ok(false), |reader| reader.wait(deadline))
     }
 
     /// The way to the events, for who reads them on another thread than the one that asks the map.
@@ -477,6 +472,21 @@ impl Reader {
             }
         }
         None
+    }
+
+    /// Waits until there may be a record. False when the deadline came first.
+    ///
+    /// # Errors
+    ///
+    /// Those of poll(2), but for EINTR.
+    pub fn wait(&self, deadline: Instant) -> io::Result<bool> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) => Ok(!left.is_zero()),
+            Ok(_) | Err(Errno::EINTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

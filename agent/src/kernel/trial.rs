@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 use pipewarden_common::event::{Escape, kind};
 
@@ -52,7 +51,7 @@ fn try_it(us: u32, tracker: &Tracker, reader: &mut Reader) -> Result<(), SelfTes
             let files = told_truly(us, child, pipe, &part, &told)?;
             return of_map(tracker, files);
         }
-        if !wait(reader, deadline)? {
+        if !reader.wait(deadline)? {
             return Err(SelfTestError::Untold { event: "exit" });
         }
     }
@@ -99,17 +98,6 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 fn identity(fd: impl AsFd) -> io::Result<PipeId> {
     let stat = nix::sys::stat::fstat(fd)?;
     Ok(PipeId { dev: stat.st_dev, ino: stat.st_ino })
-}
-
-/// Waits until there may be a record. False when the deadline came first.
-fn wait(reader: &Reader, deadline: Instant) -> io::Result<bool> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-        Ok(0) => Ok(!left.is_zero()),
-        Ok(_) | Err(Errno::EINTR) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether everything was told as it was; our own table's number.

@@ -120,9 +120,8 @@ impl Policies {
         if now < due {
             return Verdict::Wait(due);
         }
-        let (name, limit, pod_limit) = (policy.name.clone(), policy.limit, policy.pod_limit);
-        let all = (name.clone(), None);
-        let of_pod = subject.place.and_then(group_of).map(|group| (name, Some(group)));
+        let (limit, pod_limit) = (policy.limit, policy.pod_limit);
+        let (all, of_pod) = budgets(policy, subject);
         if !self.has_room(&all, limit, now) {
             return Verdict::Limited(Limit::Policy);
         }
@@ -141,9 +140,8 @@ impl Policies {
 
     /// What was decided last, of this holder, was not done: it does not count.
     pub fn not_done(&mut self, subject: &Subject<'_>) {
-        let Some(name) = self.of(subject).map(|policy| policy.name.clone()) else { return };
-        let of_pod = subject.place.and_then(group_of).map(|group| (name.clone(), Some(group)));
-        for budget in [Some((name, None)), of_pod].into_iter().flatten() {
+        let Some((all, of_pod)) = self.of(subject).map(|policy| budgets(policy, subject)) else { return };
+        for budget in [Some(all), of_pod].into_iter().flatten() {
             if let Some(acts) = self.acts.get_mut(&budget) {
                 acts.pop_back();
             }
@@ -163,6 +161,12 @@ impl Policies {
         }
         there < most
     }
+}
+
+/// What a policy's acts upon this holder are counted by: all together, and those of its pod or container.
+fn budgets(policy: &Policy, subject: &Subject<'_>) -> (Budget, Option<Budget>) {
+    let of_pod = subject.place.and_then(group_of).map(|group| (policy.name.clone(), Some(group)));
+    ((policy.name.clone(), None), of_pod)
 }
 
 /// What `pod_limit` counts by.

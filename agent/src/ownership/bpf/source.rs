@@ -109,11 +109,14 @@ impl BpfSource {
 
     /// What the map says.
     fn census(&self, question: &Question, index: &Index) -> io::Result<Census> {
-        let processes = self.shared.map().tracker.processes().map_err(io::Error::other)?;
-        let mut members = Vec::new();
-        for (pid, process) in processes {
+        // Who is on its way out has left the map, and with much memory to give back it is not gone for long.
+        let mut members = self.proc.members(&question.except)?;
+        let found: HashSet<i32> = members.iter().map(|stat| stat.id.pid).collect();
+        // A walk misses who moves meanwhile.
+        let mut missed = Vec::new();
+        for (pid, process) in self.shared.map().tracker.processes().map_err(io::Error::other)? {
             let pid = pid.cast_signed();
-            if question.except.contains(&pid) {
+            if question.except.contains(&pid) || found.contains(&pid) {
                 continue;
             }
             // Where the map is behind, the number may be another's by now.
@@ -121,9 +124,11 @@ impl BpfSource {
                 && !stat.is_dead()
                 && (process.start_boot_ns == 0 || stat.id == process_of(pid.cast_unsigned(), process.start_boot_ns))
             {
-                members.push(stat);
+                missed.push(stat);
             }
         }
+        self.proc.mark_who_is_at_work(&mut missed);
+        members.append(&mut missed);
         let mut holds = HashMap::<i32, BTreeMap<PipeId, Hold>>::new();
         for (key, slot) in &index.slots {
             let Some((pipe, end)) = writes(slot, question) else { continue };
@@ -142,11 +147,6 @@ impl BpfSource {
                 census.holders.push(holder);
             }
         }
-        if members.is_empty() {
-            // Who is on its way out has left the map, and with much memory to give back it is not gone for long.
-            members = self.proc.members(&question.except)?;
-        }
-        self.proc.mark_who_is_at_work(&mut members);
         // Parents first.
         members.sort_unstable_by_key(|stat| (stat.id.start_ticks, stat.id.pid));
         census.members = members;
@@ -289,6 +289,7 @@ mod tests {
         let Some((mut source, _folder)) = below(supervisor.pid()) else { return };
         let (shared, pipe) = (Arc::clone(&source.shared), supervisor.pipe);
         shared.expect(&[pipe], &HashSet::new());
+        assert!(!source.is_exact(&about(vec![pipe])).unwrap(), "nobody seeds while a command is being started");
         let command = supervisor.starts();
         shared.born(Some(command));
         assert_eq!(who_holds(&mut source, pipe), [command]);
